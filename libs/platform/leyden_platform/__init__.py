@@ -1,0 +1,1 @@
+"""What every service stands on: messaging, database, telemetry, settings, lifecycle."""

@@ -1,0 +1,35 @@
+"""Time as a dependency, so that deadlines are decided by values and tests own the clock."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where a component reads the time."""
+
+    def now(self) -> datetime:
+        """The current time in UTC."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The current time in UTC."""
+        return datetime.now(UTC)
+
+
+class ManualClock:
+    """A clock that a test moves."""
+
+    def __init__(self, start: datetime | None = None) -> None:
+        self._now = start or datetime(2026, 1, 1, tzinfo=UTC)
+
+    def now(self) -> datetime:
+        """The time last set."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move forward."""
+        self._now += timedelta(seconds=seconds)

@@ -1,0 +1,77 @@
+"""An ASGI app as a component: bound before it runs, drained when it stops."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+
+class PortInUse(OSError):
+    """Another process listens on the port."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers; the service's lifecycle owns those."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Serves ``app`` on ``host:port``; port 0 takes a free one, known after ``bind``."""
+
+    def __init__(
+        self, name: str, app: ASGIApp, host: str, port: int, *, drain_timeout_s: float = 10.0
+    ) -> None:
+        self.name = name
+        self._host, self._port = host, port
+        self._socket: socket.socket | None = None
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=int(drain_timeout_s),
+            timeout_keep_alive=75,
+            backlog=4096,
+        )
+        self._server = _Server(config)
+
+    @property
+    def port(self) -> int:
+        """The bound port, or the one asked for."""
+        return self._socket.getsockname()[1] if self._socket else self._port
+
+    def bind(self) -> None:
+        """Take the port. Raises ``PortInUse`` naming it."""
+        if self._socket:
+            return
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((self._host, self._port))
+        except OSError as error:
+            sock.close()
+            raise PortInUse(
+                f"{self.name}: cannot listen on {self._host}:{self._port}: {error.strerror}"
+            ) from error
+        self._socket = sock
+
+    def not_ready(self) -> str | None:
+        """Ready once accepting connections."""
+        return None if self._server.started else "not listening yet"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop``; then stop accepting and finish the requests in hand."""
+        self.bind()
+        assert self._socket is not None
+        serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        self._server.should_exit = True
+        await serving

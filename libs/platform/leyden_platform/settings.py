@@ -1,0 +1,87 @@
+"""Settings that several services share. Each is read from the environment once, in ``__main__``.
+
+A service's own settings subclass ``ServiceSettings`` with ``env_prefix="LEYDEN_<SERVICE>_"`` and hold the
+shared groups as fields, so that ``LEYDEN_KAFKA_BOOTSTRAP`` means the same everywhere.
+"""
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class KafkaSettings(BaseSettings):
+    """How to reach the log (``LEYDEN_KAFKA_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_KAFKA_", frozen=True, extra="ignore")
+
+    bootstrap: str = Field(default="localhost:9092", description="host:port[,host:port…]")
+    security_protocol: str = Field(
+        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
+    )
+    sasl_mechanism: str = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ca_file: str | None = Field(
+        default=None, description="PEM file of the authority that signed the brokers."
+    )
+    idempotent: bool = Field(default=True, description="Idempotent producer; off where the broker lacks it.")
+    compression: str | None = Field(default="lz4", description="lz4, zstd, gzip, snappy or empty for none")
+    max_message_bytes: int = Field(default=8 * 1024 * 1024, gt=0, description="Largest message produced.")
+    request_timeout_s: float = Field(default=30.0, gt=0)
+    replication_factor: int = Field(default=1, ge=1, description="For topics that Leyden creates.")
+
+
+class DatabaseSettings(BaseSettings):
+    """How to reach Postgres (``LEYDEN_DATABASE_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_DATABASE_", frozen=True, extra="ignore")
+
+    url: SecretStr = Field(
+        default=SecretStr("postgresql+asyncpg://leyden:leyden@localhost:5432/leyden"),
+        description="postgresql+asyncpg://user:password@host:port/database",
+    )
+    pool_size: int = Field(default=5, ge=1)
+    connect_timeout_s: float = Field(default=10.0, gt=0)
+    statement_timeout_s: float = Field(default=30.0, gt=0)
+
+
+class OpsSettings(BaseSettings):
+    """The operations port: /metrics, /healthz, /readyz (``LEYDEN_OPS_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_OPS_", frozen=True, extra="ignore")
+
+    host: str = "0.0.0.0"
+    port: int = Field(default=9100, ge=0, le=65535)
+
+
+class LogSettings(BaseSettings):
+    """Structured logs (``LEYDEN_LOG_…``)."""
+
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_LOG_", frozen=True, extra="ignore")
+
+    level: str = "INFO"
+    json_lines: bool = Field(default=True, description="False for coloured lines on a terminal.")
+
+
+class CatalogueSettings(BaseSettings):
+    """The user's code by name (``LEYDEN_CATALOGUE_…``), the same for runner and reward."""
+
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_CATALOGUE_", frozen=True, extra="ignore")
+
+    path: list[str] = Field(
+        default_factory=list, description="Folders put on sys.path before importing user code."
+    )
+    rewards: dict[str, str] = Field(
+        default_factory=dict,
+        description='Reward name to "module:function", as JSON, beside the built-in ones.',
+    )
+
+
+class ServiceSettings(BaseSettings):
+    """Base of every service's settings."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_nested_delimiter="__")
+
+    kafka: KafkaSettings = Field(default_factory=KafkaSettings)
+    ops: OpsSettings = Field(default_factory=OpsSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+    drain_timeout_s: float = Field(default=20.0, gt=0, description="How long SIGTERM waits for work in hand.")

@@ -1,0 +1,90 @@
+"""Logs as named events, traces that cross HTTP and Kafka, and one place for metric naming.
+
+Spans are exported over OTLP when ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set; context is propagated either way.
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+
+import structlog
+from opentelemetry import context, propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+from leyden_platform.settings import LogSettings
+
+_TRACER = "leyden"
+
+
+def configure_logging(service: str, settings: LogSettings) -> None:
+    """Send structlog and the standard library's loggers to stderr as one JSON object a line."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _add_trace_id,
+        lambda _logger, _name, event: {"service": service, **event},
+    ]
+    renderer: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        if settings.json_lines
+        else [structlog.dev.ConsoleRenderer()]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=settings.level.upper(), force=True)
+    for noisy in ("aiokafka", "faststream", "uvicorn", "httpx", "httpcore", "alembic", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def _add_trace_id(
+    _logger: object, _name: str, event: MutableMapping[str, object]
+) -> MutableMapping[str, object]:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"] = f"{span.trace_id:032x}"
+    return event
+
+
+def configure_tracing(service: str) -> None:
+    """Install the tracer provider; with an OTLP endpoint in the environment, export spans to it."""
+    provider = TracerProvider(resource=Resource.create({"service.name": f"leyden-{service}"}))
+    if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+
+
+def trace_headers() -> dict[str, str]:
+    """The current span's W3C ``traceparent`` (and baggage) as headers; empty outside a span."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
+
+
+@contextmanager
+def span(
+    name: str, headers: Mapping[str, str] | None = None, **attributes: str | int | float
+) -> Iterator[trace.Span]:
+    """A span, child of the context in ``headers`` when they carry one, else of the current span."""
+    token = context.attach(propagate.extract(headers)) if headers and "traceparent" in headers else None
+    try:
+        with trace.get_tracer(_TRACER).start_as_current_span(name, attributes=attributes) as current:
+            yield current
+    finally:
+        if token is not None:
+            context.detach(token)

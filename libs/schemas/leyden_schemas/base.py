@@ -1,0 +1,48 @@
+"""What every message shares: immutability, a topic, a key and a tenant/run to belong to."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+JsonObject = dict[str, Any]
+
+
+def _aware_utc(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("timestamps carry a time zone, for example 2026-01-31T12:00:00Z")
+    return value.astimezone(UTC)
+
+
+Timestamp = Annotated[datetime, AfterValidator(_aware_utc)]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
+"""A short identifier that is safe in URLs, metric labels and Kafka keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A Kafka topic of the product and how it is created."""
+
+    name: str
+    partitions: int
+    compacted: bool = False
+    retention_hours: int = 24 * 14
+
+
+class Message(BaseModel):
+    """One immutable value of a topic.
+
+    Readers ignore fields they do not know, so adding an optional field is always compatible.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="strings")
+
+    topic: ClassVar[Topic]
+
+    tenant: Name = "default"
+    run: Name = Field(default="default", description="The experiment or stream this message belongs to.")
+
+    def key(self) -> str:
+        """The Kafka key: messages with equal keys keep their order."""
+        raise NotImplementedError

@@ -1,0 +1,102 @@
+"""Fixtures that every suite shares: a real broker and a real Postgres.
+
+Both are embedded unless the environment names others.
+
+``LEYDEN_TEST_KAFKA`` (host:port) and ``LEYDEN_TEST_POSTGRES`` (a SQLAlchemy URL of a superuser) point the
+suites at other servers.
+"""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from pydantic import SecretStr
+
+from leyden_local import broker, postgres
+from leyden_local.ports import accepts, free_ports
+from leyden_platform.settings import DatabaseSettings, KafkaSettings
+
+START_TIMEOUT_S = 30.0
+
+
+def await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
+    """Wait until ``port`` accepts connections; fail when the process dies or the deadline passes."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not accepts(port):
+        assert process.poll() is None, f"{process.args!r} exited with {process.returncode}"
+        assert time.monotonic() < deadline, f"{process.args!r} did not listen within {START_TIMEOUT_S} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap() -> Iterator[str]:
+    """Address of a broker that lives as long as the test session."""
+    if given := os.environ.get("LEYDEN_TEST_KAFKA"):
+        yield given
+        return
+    (port,) = free_ports(1)
+    process = subprocess.Popen(
+        broker.broker_command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        await_port(process, port)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def kafka(kafka_bootstrap: str) -> KafkaSettings:
+    """Settings of the broker; the embedded one has no idempotent producer."""
+    return KafkaSettings(bootstrap=kafka_bootstrap, idempotent="LEYDEN_TEST_KAFKA" in os.environ)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """URL of the maintenance database of a server that lives as long as the test session."""
+    if given := os.environ.get("LEYDEN_TEST_POSTGRES"):
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="leyden-test-pg-"))
+    folder.chmod(0o755)
+    (port,) = free_ports(1)
+    postgres.initialise(folder / "data")
+    process = subprocess.Popen(
+        postgres.postgres_command(folder / "data", port, durable=False),
+        user=postgres.unprivileged_user(),
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await_port(process, port)
+        yield postgres.database_url(port)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+async def database(postgres_url: str) -> AsyncIterator[DatabaseSettings]:
+    """A fresh, empty database, dropped afterwards."""
+    name = f"test_{uuid4().hex}"
+    plain = postgres_url.replace("+asyncpg", "")
+    async with asyncio.timeout(START_TIMEOUT_S):
+        connection = await asyncpg.connect(plain)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+        yield DatabaseSettings(url=SecretStr(postgres_url.rsplit("/", 1)[0] + f"/{name}"))
+        await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    finally:
+        await connection.close()
