@@ -1,7 +1,8 @@
 """Checkpoint folders: is everything there, and which weights exactly are they.
 
-A folder is in Hugging Face format. Nothing here needs torch or safetensors: a safetensors file begins with the
-length of a JSON header (8 bytes, little endian) that says where each tensor lies, which is enough to see truncation.
+A folder is in Hugging Face format. Nothing here needs torch or safetensors: a safetensors file begins with
+the length of a JSON header (8 bytes, little endian) that says where each tensor lies, which is enough to see
+truncation.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ _MAX_HEADER_BYTES = 100_000_000
 _CHUNK_BYTES = 1 << 20
 
 
-class IncompleteArtifact(ValueError):
+class IncompleteArtifact(Exception):
     """A checkpoint folder cannot be served; the text names the file and what is wrong with it.
 
     ``reason`` is ``missing``, ``empty``, ``truncated`` or ``malformed``.
@@ -66,7 +67,7 @@ def verify_artifact(path: Path, kind: WeightsKind = WeightsKind.FULL) -> str:
 
 
 def artifact_digest(path: Path) -> str:
-    """sha256 over the folder's ``sha256sum`` listing: a line ``<sha256>  <relative path>`` a file, sorted by path.
+    """sha256 over the folder's ``sha256sum`` listing: a ``<sha256>  <relative path>`` line a file, sorted.
 
     Everything counts except ``trainer/``. The same as, inside the folder:
     ``find . -type f ! -path './trainer/*' -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
@@ -115,7 +116,10 @@ def _weight_files(path: Path, single: str) -> list[str]:
     shards = _json_object(path, index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise IncompleteArtifact("malformed", index, "has no weight_map that names its shards")
-    return sorted({str(shard) for shard in shards.values()})
+    names = sorted({str(shard) for shard in shards.values()})
+    if outside := [name for name in names if Path(name).name != name]:
+        raise IncompleteArtifact("malformed", index, f"names a shard outside the folder: {outside[0]}")
+    return names
 
 
 def _require(path: Path, name: str) -> Path:
@@ -131,8 +135,6 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(_require(path, name).read_bytes())
     except ValueError as error:
-        if isinstance(error, IncompleteArtifact):
-            raise
         raise IncompleteArtifact("malformed", name, f"not JSON: {error}") from None
     if not isinstance(value, dict):
         raise IncompleteArtifact("malformed", name, "not a JSON object")
@@ -151,25 +153,30 @@ def _verify_safetensors(path: Path, name: str) -> None:
             raise IncompleteArtifact("malformed", name, "not a safetensors file")
         expected = 8 + header_bytes + _data_bytes(name, stream.read(header_bytes))
     if size < expected:
-        raise IncompleteArtifact("truncated", name, f"has {size} of the {expected} bytes its header describes")
+        raise IncompleteArtifact(
+            "truncated", name, f"has {size} of the {expected} bytes its header describes"
+        )
     if size > expected:
-        raise IncompleteArtifact("malformed", name, f"has {size - expected} bytes more than its header describes")
+        raise IncompleteArtifact(
+            "malformed", name, f"has {size - expected} bytes more than its header describes"
+        )
 
 
 def _data_bytes(name: str, header: bytes) -> int:
     """Length of the tensor data; tensors lie end to end in any order."""
     try:
         tensors = json.loads(header)
-        spans = sorted(entry["data_offsets"] for key, entry in tensors.items() if key != "__metadata__")
-        end = 0
-        for start, stop in spans:
-            if start != end or stop < start:
-                raise IncompleteArtifact("malformed", name, f"tensor data has a gap or overlap at byte {end}")
-            end = stop
+        named = (entry for key, entry in tensors.items() if key != "__metadata__")
+        spans = sorted((int(start), int(stop)) for start, stop in (entry["data_offsets"] for entry in named))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, IncompleteArtifact):
-            raise
-        raise IncompleteArtifact("malformed", name, f"its header is not a safetensors header: {error}") from None
+        raise IncompleteArtifact(
+            "malformed", name, f"its header is not a safetensors header: {error}"
+        ) from None
     if not spans:
         raise IncompleteArtifact("empty", name, "holds no tensors")
-    return int(end)
+    end = 0
+    for start, stop in spans:
+        if start != end or stop < start:
+            raise IncompleteArtifact("malformed", name, f"tensor data has a gap or overlap at byte {end}")
+        end = stop
+    return end
