@@ -57,8 +57,11 @@ def kafka_bootstrap() -> Iterator[str]:
 
 @pytest.fixture
 def kafka(kafka_bootstrap: str) -> KafkaSettings:
-    """Settings of the broker; the embedded one has no idempotent producer."""
-    return KafkaSettings(bootstrap=kafka_bootstrap, idempotent="LEYDEN_TEST_KAFKA" in os.environ)
+    """The embedded broker has no idempotent producer, and lets members join once old sessions could have ended."""
+    embedded = "LEYDEN_TEST_KAFKA" not in os.environ
+    return KafkaSettings(
+        bootstrap=kafka_bootstrap, idempotent=not embedded, session_timeout_s=3 if embedded else 6
+    )
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,9 @@ class KafkaSettings(BaseSettings):
     compression: str | None = Field(default="lz4", description="lz4, zstd, gzip, snappy or empty for none")
     max_message_bytes: int = Field(default=8 * 1024 * 1024, gt=0, description="Largest message produced.")
     request_timeout_s: float = Field(default=30.0, gt=0)
+    session_timeout_s: float = Field(
+        default=15.0, gt=0, description="After this long without a heartbeat a consumer's partitions move on."
+    )
     replication_factor: int = Field(default=1, ge=1, description="For topics that Leyden creates.")
 
 
