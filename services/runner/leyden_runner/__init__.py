@@ -1,0 +1,1 @@
+"""The runner: turns tasks into rollouts, leases each attempt, executes the agent and reports how it ended."""

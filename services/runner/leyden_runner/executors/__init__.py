@@ -1,0 +1,1 @@
+"""How an agent is executed. Kept free of imports: the zygote process loads this package too."""
