@@ -1,0 +1,1 @@
+"""The registry: which versions of a policy exist, which of them an alias names, and who moved it."""

@@ -1,0 +1,29 @@
+"""Why the registry refuses a request; the API turns each into a status."""
+
+
+class RegistryError(Exception):
+    """Base of the registry's refusals."""
+
+
+class NotFound(RegistryError):
+    """The policy, version or alias does not exist."""
+
+
+class Conflict(RegistryError):
+    """The request contradicts what is already recorded."""
+
+
+class InvalidReference(RegistryError):
+    """The request names something that does not exist, for example a parent version."""
+
+
+class ArtifactRefused(RegistryError):
+    """The artifact cannot be served or read; ``reason`` is a metric label."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class ArtifactTimedOut(RegistryError):
+    """Reading the artifact took longer than allowed."""

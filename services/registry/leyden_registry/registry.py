@@ -1,0 +1,235 @@
+"""What the registry does: each operation is one transaction that writes rows and their announcements.
+
+Everything that changes a policy holds its row lock, so its versions, moves and announcements have one order,
+and the outbox ids follow it.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from leyden_platform.database import enqueue, transaction
+from leyden_registry import metrics, repository
+from leyden_registry.announcements import alias_moved, model_published
+from leyden_registry.errors import Conflict, InvalidReference, NotFound
+from leyden_registry.promotion import held_back
+from leyden_registry.requests import MoveAliasRequest, PublishRequest
+from leyden_registry.tables import outbox
+from leyden_registry.values import AliasMove, Artifact, Policy, Publication, Version
+from leyden_schemas import WeightsKind
+
+log = structlog.get_logger(__name__)
+
+
+class Inspector(Protocol):
+    """Verifies artifacts."""
+
+    async def inspect(self, uri: str, kind: WeightsKind) -> Artifact:
+        """The digests of a complete artifact; raises when it is not one."""
+        ...
+
+
+class Registry:
+    """Policies, versions and aliases in Postgres.
+
+    ``committed`` is called after a commit, when announcements wait in the outbox.
+    """
+
+    def __init__(self, engine: AsyncEngine, inspector: Inspector, committed: Callable[[], None]) -> None:
+        self._engine, self._inspector, self._committed = engine, inspector, committed
+
+    async def publish(self, policy: str, request: PublishRequest) -> Publication:
+        """Make the artifact the policy's next version, and move aliases forward to it.
+
+        Repeating a ``version_id`` with the same content returns the version it made. Raises
+        ``ArtifactRefused``, ``ArtifactTimedOut``, ``InvalidReference``, ``Conflict`` or
+        ``DatabaseUnreachable``.
+        """
+        artifact = await self._inspector.inspect(request.artifact, request.kind)
+        try:
+            async with transaction(self._engine) as connection:
+                publication = await _publish(connection, policy, request, artifact)
+        except IntegrityError as error:
+            raise Conflict(f"version_id {request.version_id} was used at the same time elsewhere") from error
+        self._committed()
+        _count_publication(publication)
+        return publication
+
+    async def move_alias(self, policy: str, alias: str, request: MoveAliasRequest) -> AliasMove:
+        """Make the alias name a version, forwards or backwards; nothing happens when it already does.
+
+        Raises ``NotFound`` or ``DatabaseUnreachable``.
+        """
+        async with transaction(self._engine) as connection:
+            await repository.lock_policy(connection, policy)
+            target = await _existing(connection, policy, request.version)
+            current = (await repository.aliases_of(connection, policy)).get(alias)
+            if current and current.version == target.version:
+                return current
+            move = await repository.record_move(
+                connection,
+                target,
+                alias,
+                current.version if current else None,
+                actor=request.actor,
+                reason=request.reason,
+            )
+            await enqueue(connection, outbox, alias_moved(move))
+        self._committed()
+        metrics.ALIAS_MOVES.labels("explicit").inc()
+        log.info("alias_moved", policy=policy, alias=alias, version=move.version, previous=move.previous)
+        return move
+
+    async def announce(self) -> int:
+        """Enqueue every version and alias again, except what still waits in the outbox; how many messages.
+
+        Event ids repeat, so readers recognise what they know. Raises ``DatabaseUnreachable``.
+        """
+        async with transaction(self._engine) as connection:
+            names = await repository.policy_names(connection)
+        count = 0
+        for policy in names:
+            count += await self._announce(policy)
+        self._committed()
+        metrics.ANNOUNCED.inc(count)
+        log.info("announced_again", policies=len(names), messages=count)
+        return count
+
+    async def _announce(self, policy: str) -> int:
+        async with transaction(self._engine) as connection:
+            await repository.lock_policy(connection, policy)
+            pending = await repository.pending_event_ids(connection)
+            published = map(model_published, reversed(await repository.versions_of(connection, policy)))
+            moved = map(alias_moved, (await repository.aliases_of(connection, policy)).values())
+            fresh = [message for message in (*published, *moved) if message.event_id not in pending]
+            await enqueue(connection, outbox, *fresh)
+        return len(fresh)
+
+    async def policies(self) -> list[Policy]:
+        """All policies, by name."""
+        async with transaction(self._engine) as connection:
+            return await repository.all_policies(connection)
+
+    async def policy(self, policy: str) -> Policy:
+        """One policy. Raises ``NotFound``."""
+        async with transaction(self._engine) as connection:
+            return await repository.policy_named(connection, policy)
+
+    async def versions(self, policy: str, before: int | None, limit: int) -> list[Version]:
+        """Versions, newest first. Raises ``NotFound`` when the policy is unknown."""
+        async with transaction(self._engine) as connection:
+            await repository.policy_named(connection, policy)
+            return await repository.versions_of(connection, policy, before=before, limit=limit)
+
+    async def version(self, policy: str, number: int) -> Publication:
+        """One version and the aliases that name it. Raises ``NotFound``."""
+        async with transaction(self._engine) as connection:
+            found = await _existing(connection, policy, number)
+            return Publication(found, created=False, aliases=await _naming(connection, found), held={})
+
+    async def moves(self, policy: str, limit: int) -> list[AliasMove]:
+        """The audit of a policy, latest first. Raises ``NotFound``."""
+        async with transaction(self._engine) as connection:
+            await repository.policy_named(connection, policy)
+            return await repository.moves_of(connection, policy, limit)
+
+
+async def _publish(
+    connection: AsyncConnection, policy: str, request: PublishRequest, artifact: Artifact
+) -> Publication:
+    await repository.create_and_lock_policy(connection, policy, request.tenant)
+    if known := await repository.version_by_id(connection, request.version_id):
+        if difference := _difference(known, policy, request, artifact):
+            raise Conflict(
+                f"version_id {request.version_id} is {known.policy}@{known.version} already, with another "
+                f"{difference}; give a new checkpoint a new version_id and folder"
+            )
+        return Publication(known, created=False, aliases=await _naming(connection, known), held={})
+    if request.parent is not None and not await repository.version_numbered(
+        connection, policy, request.parent
+    ):
+        raise InvalidReference(f"parent {policy}@{request.parent} does not exist")
+    version = await repository.add_version(connection, policy, request, artifact)
+    moves, held = await _advance(connection, version, request.aliases)
+    await enqueue(connection, outbox, model_published(version), *map(alias_moved, moves))
+    return Publication(version, created=True, aliases=sorted(move.alias for move in moves), held=held)
+
+
+async def _advance(
+    connection: AsyncConnection, version: Version, names: list[str]
+) -> tuple[list[AliasMove], dict[str, str]]:
+    """Move the aliases that may move; the moves, and why the others stayed."""
+    current = await repository.aliases_of(connection, version.policy)
+    moves: list[AliasMove] = []
+    held: dict[str, str] = {}
+    for alias in dict.fromkeys(names):
+        place = current.get(alias)
+        named = (
+            await repository.version_numbered(connection, version.policy, place.version) if place else None
+        )
+        if reason := held_back(named, version):
+            held[alias] = reason
+            continue
+        moves.append(
+            await repository.record_move(
+                connection,
+                version,
+                alias,
+                named.version if named else None,
+                actor=f"run:{version.run}",
+                reason="published",
+            )
+        )
+    return moves, held
+
+
+async def _existing(connection: AsyncConnection, policy: str, number: int) -> Version:
+    found = await repository.version_numbered(connection, policy, number)
+    if found is None:
+        raise NotFound(f"there is no version {policy}@{number}")
+    return found
+
+
+async def _naming(connection: AsyncConnection, version: Version) -> list[str]:
+    moves = await repository.aliases_of(connection, version.policy)
+    return sorted(alias for alias, move in moves.items() if move.version == version.version)
+
+
+def _difference(known: Version, policy: str, request: PublishRequest, artifact: Artifact) -> str | None:
+    """The first field in which a repeated publication differs, or None."""
+    pairs: dict[str, tuple[object, object]] = {
+        "policy": (known.policy, policy),
+        "tenant": (known.tenant, request.tenant),
+        "run": (known.run, request.run),
+        "artifact": (known.artifact.uri, artifact.uri),
+        "content of the artifact": (known.artifact.digest, artifact.digest),
+        "kind": (known.kind, request.kind),
+        "parent": (known.parent, request.parent),
+        "step": (known.step, request.step),
+        "prompt_version": (known.prompt_version, request.prompt_version),
+        "sampling_defaults": (known.sampling_defaults, request.sampling_defaults),
+        "metrics": (known.metrics, request.metrics),
+    }
+    return next((name for name, (before, now) in pairs.items() if before != now), None)
+
+
+def _count_publication(publication: Publication) -> None:
+    version = publication.version
+    if not publication.created:
+        metrics.VERSIONS_REPEATED.inc()
+        return
+    metrics.VERSIONS_PUBLISHED.labels(version.kind.value).inc()
+    metrics.ALIAS_MOVES.labels("published").inc(len(publication.aliases))
+    metrics.ALIAS_HELD.inc(len(publication.held))
+    log.info(
+        "version_published",
+        policy=version.policy,
+        version=version.version,
+        run=version.run,
+        step=version.step,
+        aliases=publication.aliases,
+        held=publication.held,
+    )

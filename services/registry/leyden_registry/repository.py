@@ -1,0 +1,198 @@
+"""Every query of the registry. Each function works inside the caller's transaction."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from leyden_registry.errors import Conflict, NotFound
+from leyden_registry.requests import PublishRequest
+from leyden_registry.tables import alias_moves, aliases, outbox, policies, versions
+from leyden_registry.values import AliasMove, Artifact, Policy, Version
+from leyden_schemas import WeightsKind
+
+
+async def create_and_lock_policy(connection: AsyncConnection, policy: str, tenant: str) -> None:
+    """Make sure the policy exists and hold its row until the transaction ends.
+
+    Raises ``Conflict`` when it belongs to another tenant.
+    """
+    new = upsert(policies).values(policy=policy, tenant=tenant, next_version=0).on_conflict_do_nothing()
+    await connection.execute(new)
+    owner = await connection.scalar(
+        select(policies.c.tenant).where(policies.c.policy == policy).with_for_update()
+    )
+    if owner != tenant:
+        raise Conflict(f"policy {policy} belongs to another tenant than {tenant}; choose another name")
+
+
+async def lock_policy(connection: AsyncConnection, policy: str) -> None:
+    """Hold the policy's row until the transaction ends. Raises ``NotFound``."""
+    held = select(policies.c.policy).where(policies.c.policy == policy).with_for_update()
+    if await connection.scalar(held) is None:
+        raise NotFound(f"there is no policy {policy}")
+
+
+async def add_version(
+    connection: AsyncConnection, policy: str, request: PublishRequest, artifact: Artifact
+) -> Version:
+    """The policy's next version; numbers count up from 0 without gaps."""
+    number = await connection.scalar(
+        update(policies)
+        .where(policies.c.policy == policy)
+        .values(next_version=policies.c.next_version + 1)
+        .returning(policies.c.next_version - 1)
+    )
+    row = insert(versions).values(
+        policy=policy,
+        version=number,
+        version_id=request.version_id,
+        tenant=request.tenant,
+        run=request.run,
+        artifact=artifact.uri,
+        digest=artifact.digest,
+        tokenizer_digest=artifact.tokenizer_digest,
+        chat_template_digest=artifact.chat_template_digest,
+        kind=request.kind.value,
+        parent=request.parent,
+        step=request.step,
+        prompt_version=request.prompt_version,
+        sampling_defaults=request.sampling_defaults,
+        metrics=request.metrics,
+    )
+    return _version((await connection.execute(row.returning(versions))).one())
+
+
+async def version_by_id(connection: AsyncConnection, version_id: UUID) -> Version | None:
+    """The version published under this idempotency key."""
+    row = (await connection.execute(select(versions).where(versions.c.version_id == version_id))).first()
+    return _version(row) if row else None
+
+
+async def version_numbered(connection: AsyncConnection, policy: str, number: int) -> Version | None:
+    """One version of a policy."""
+    found = select(versions).where(versions.c.policy == policy, versions.c.version == number)
+    row = (await connection.execute(found)).first()
+    return _version(row) if row else None
+
+
+async def versions_of(
+    connection: AsyncConnection, policy: str, *, before: int | None = None, limit: int | None = None
+) -> list[Version]:
+    """Versions of a policy, newest first; those below ``before`` and at most ``limit`` when given."""
+    found = select(versions).where(versions.c.policy == policy).order_by(versions.c.version.desc())
+    if before is not None:
+        found = found.where(versions.c.version < before)
+    return [_version(row) for row in (await connection.execute(found.limit(limit))).all()]
+
+
+async def record_move(
+    connection: AsyncConnection,
+    target: Version,
+    alias: str,
+    previous: int | None,
+    *,
+    actor: str,
+    reason: str,
+) -> AliasMove:
+    """Make ``alias`` name ``target``, and write it into the audit."""
+    audit = insert(alias_moves).values(
+        policy=target.policy,
+        alias=alias,
+        previous=previous,
+        version=target.version,
+        actor=actor,
+        reason=reason,
+    )
+    row = (await connection.execute(audit.returning(alias_moves))).one()
+    place = upsert(aliases).values(policy=target.policy, alias=alias, move_id=row.move_id)
+    await connection.execute(
+        place.on_conflict_do_update(
+            index_elements=["policy", "alias"], set_={"move_id": place.excluded.move_id}
+        )
+    )
+    return _move(row, target.tenant, target.run)
+
+
+async def aliases_of(connection: AsyncConnection, policy: str) -> dict[str, AliasMove]:
+    """Alias to its latest move."""
+    found = _moves().join(aliases, aliases.c.move_id == alias_moves.c.move_id)
+    rows = await connection.execute(found.where(alias_moves.c.policy == policy).order_by(alias_moves.c.alias))
+    return {row.alias: _move(row, row.tenant, row.run) for row in rows}
+
+
+async def moves_of(connection: AsyncConnection, policy: str, limit: int) -> list[AliasMove]:
+    """The audit of a policy, latest first."""
+    found = _moves().where(alias_moves.c.policy == policy).order_by(alias_moves.c.move_id.desc()).limit(limit)
+    return [_move(row, row.tenant, row.run) for row in await connection.execute(found)]
+
+
+async def policy_names(connection: AsyncConnection) -> list[str]:
+    """All policies, by name."""
+    return list(await connection.scalars(select(policies.c.policy).order_by(policies.c.policy)))
+
+
+async def all_policies(connection: AsyncConnection) -> list[Policy]:
+    """Every policy with its newest version and aliases."""
+    return await _policies(connection, select(policies).order_by(policies.c.policy))
+
+
+async def policy_named(connection: AsyncConnection, policy: str) -> Policy:
+    """One policy. Raises ``NotFound``."""
+    found = await _policies(connection, select(policies).where(policies.c.policy == policy))
+    if not found:
+        raise NotFound(f"there is no policy {policy}")
+    return found[0]
+
+
+async def pending_event_ids(connection: AsyncConnection) -> set[UUID]:
+    """Events that lie in the outbox, not yet published."""
+    waiting = select(outbox.c.headers["ce_id"].astext).where(outbox.c.refused.is_(None))
+    return {UUID(text) for text in await connection.scalars(waiting)}
+
+
+async def _policies(connection: AsyncConnection, found: Select[Any]) -> list[Policy]:
+    rows = (await connection.execute(found)).all()
+    placed = (
+        select(aliases.c.policy, func.jsonb_object_agg(aliases.c.alias, alias_moves.c.version).label("names"))
+        .join(alias_moves, aliases.c.move_id == alias_moves.c.move_id)
+        .where(aliases.c.policy.in_([row.policy for row in rows]))
+        .group_by(aliases.c.policy)
+    )
+    named: dict[str, dict[str, int]] = {row.policy: row.names for row in await connection.execute(placed)}
+    return [
+        Policy(row.policy, row.tenant, row.next_version - 1, named.get(row.policy, {}), row.created_at)
+        for row in rows
+    ]
+
+
+def _moves() -> Select[Any]:
+    target = (versions.c.policy == alias_moves.c.policy) & (versions.c.version == alias_moves.c.version)
+    return select(alias_moves, versions.c.tenant, versions.c.run).join(versions, target)
+
+
+def _move(row: Row[Any], tenant: str, run: str) -> AliasMove:
+    return AliasMove(
+        row.move_id, row.policy, row.alias, row.previous, row.version, tenant, run,
+        row.actor, row.reason, row.moved_at,
+    )  # fmt: skip
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        policy=row.policy,
+        version=row.version,
+        version_id=row.version_id,
+        tenant=row.tenant,
+        run=row.run,
+        artifact=Artifact(row.artifact, row.digest, row.tokenizer_digest, row.chat_template_digest),
+        kind=WeightsKind(row.kind),
+        parent=row.parent,
+        step=row.step,
+        prompt_version=row.prompt_version,
+        sampling_defaults=row.sampling_defaults,
+        metrics=row.metrics,
+        published_at=row.published_at,
+    )
