@@ -1,0 +1,67 @@
+"""The learner put together: the only place that knows which classes play which part."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from leyden_learner.checkpoints import CheckpointStore
+from leyden_learner.learner import Learner, TrainingPolicy
+from leyden_learner.registry import RegistryClient
+from leyden_learner.repository import SCHEMA, CheckpointRepository
+from leyden_learner.settings import LearnerSettings
+from leyden_platform.database import create_engine, migrate
+from leyden_platform.messaging import LogReader
+from leyden_platform.service import Component
+from leyden_schemas import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class TorchTrainers:
+    """Trainers on torch, which is imported in the thread that will use it, not with this module."""
+
+    settings: LearnerSettings
+
+    def begin(self, weights: Path, reference: Path) -> TrainingPolicy:
+        """A fresh optimizer over these weights."""
+        from leyden_learner.trainer import Trainer
+
+        return Trainer.begin(self.settings, weights, reference)
+
+    def resume(self, checkpoint: Path, reference: Path) -> TrainingPolicy:
+        """The trainer that saved this checkpoint."""
+        from leyden_learner.trainer import Trainer
+
+        return Trainer.resume(self.settings, checkpoint, reference)
+
+
+async def build(settings: LearnerSettings) -> Sequence[Component]:
+    """One component: everything it does is one sequence."""
+    return [build_learner(settings)]
+
+
+def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport | None = None) -> Learner:
+    """A learner over Kafka, Postgres, a folder and the registry; tests bring their own HTTP transport."""
+    engine = create_engine(settings.database)
+    http = httpx.AsyncClient(
+        base_url=settings.registry_url, timeout=settings.registry_timeout_s, transport=transport
+    )
+    resources = AsyncExitStack()
+    resources.push_async_callback(http.aclose)
+    resources.push_async_callback(engine.dispose)
+
+    def open_reader(positions: Mapping[int, int]) -> LogReader:
+        return LogReader(settings.kafka, Topics.SAMPLES.name, positions)
+
+    return Learner(
+        settings,
+        migrate=lambda: migrate(settings.database, "leyden_learner", SCHEMA),
+        repository=CheckpointRepository(engine, settings.policy, settings.run),
+        registry=RegistryClient(http),
+        store=CheckpointStore(settings.checkpoint_dir, settings.policy, settings.run),
+        open_reader=open_reader,
+        trainers=TorchTrainers(settings),
+        resources=resources,
+    )

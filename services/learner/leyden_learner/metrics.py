@@ -1,0 +1,62 @@
+"""Every metric of the learner. All carry the policy, because a dashboard shows several learners."""
+
+from collections.abc import Mapping
+
+from prometheus_client import Counter, Gauge, Histogram
+
+STEP = Gauge("leyden_learner_step", "Steps trained since the run began.", ["policy"])
+VERSION = Gauge("leyden_learner_version", "Newest registered version.", ["policy"])
+BUFFERED = Gauge("leyden_learner_buffered_rollouts", "Usable rollouts waiting for a step.", ["policy"])
+PAUSED = Gauge("leyden_learner_paused", "1 while training is paused by the health guards.", ["policy"])
+READ = Counter("leyden_learner_samples_read_total", "Messages read from the samples topic.", ["policy"])
+DROPPED = Counter("leyden_learner_samples_dropped_total", "Samples not trained on.", ["policy", "reason"])
+SKIPPED = Counter("leyden_learner_steps_skipped_total", "Steps refused as unhealthy.", ["policy", "reason"])
+ROLLOUTS = Counter("leyden_learner_rollouts_trained_total", "Rollouts trained on.", ["policy"])
+TOKENS = Counter(
+    "leyden_learner_tokens_total",
+    "Tokens trained on: sampled ones, and all that were read.",
+    ["policy", "kind"],
+)
+RETRIES = Counter(
+    "leyden_learner_retries_total", "Failed tries of something that was away.", ["policy", "what"]
+)
+STALENESS = Histogram(
+    "leyden_learner_staleness_versions",
+    "Versions between a rollout's oldest token and the newest, when trained on.",
+    ["policy"],
+    buckets=(0, 1, 2, 3, 4, 6, 8, 12, 16),
+)
+PHASE = Histogram(
+    "leyden_learner_phase_seconds",
+    "Seconds of each phase of a step: collect, train, checkpoint, commit, register.",
+    ["policy", "phase"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+
+_GAUGES = {
+    "loss": "Weighted loss.",
+    "lr": "Learning rate used.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "entropy": "Mean entropy of the sampled tokens' distributions, nats.",
+    "kl_sampler": "Mean (log policy - log sampler)^2 / 2 of sampled tokens.",
+    "kl_reference": "Mean k3 estimate of the KL to the first version; 0 without a KL term.",
+    "clip_fraction": "Share of sampled tokens that a clip bound keeps from moving the policy.",
+    "ratio_max": "Largest policy / sampler ratio of a sampled token.",
+    "importance_weight": "Mean truncated importance weight; 1 when switched off.",
+    "reward_mean": "Mean final reward of the step's rollouts.",
+    "reward_std": "Standard deviation of the final rewards.",
+    "advantage_mean": "Token mean of the advantages.",
+    "advantage_std": "Token standard deviation of the advantages.",
+    "advantage_max": "Largest absolute advantage.",
+    "staleness_mean": "Token mean of versions between sampling and training.",
+}
+STEP_GAUGES = {
+    name: Gauge(f"leyden_learner_{name}", f"Last step: {text}", ["policy"]) for name, text in _GAUGES.items()
+}
+
+
+def observe_step(policy: str, measured: Mapping[str, float]) -> None:
+    """Show a step's measurements, also those of a skipped one."""
+    for name, gauge in STEP_GAUGES.items():
+        if name in measured:
+            gauge.labels(policy).set(measured[name])

@@ -1,0 +1,88 @@
+"""Loading a policy, and the log-probabilities it gives to sampled tokens at temperature 1."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from leyden_learner.collate import MicroBatch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+HEAD_ELEMENTS = 2**26
+"""Logits held at a time; with more, the head is computed in parts and again in the backward pass."""
+
+PROBE_TOLERANCE = 1e-4
+
+
+class UnsupportedModel(ValueError):
+    """The artifact is not a causal language model this learner can train; the text says why."""
+
+
+class TokenScores(NamedTuple):
+    """Per sampled token: its log-probability, and its distribution's entropy in nats, without gradient."""
+
+    logprobs_n: Tensor
+    entropies_n: Tensor
+
+
+def choose_device(wish: str) -> torch.device:
+    """``auto`` is CUDA where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
+
+
+def load_model(folder: Path, device: torch.device) -> Any:
+    """The causal LM in a Hugging Face folder, in fp32, with dropout off. Raises ``UnsupportedModel``."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnsupportedModel(f"cannot load a causal LM from {folder}: {error}") from error
+    model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    ready: Any = model
+    ready.to(device).eval()
+    _check_head(ready)
+    return ready
+
+
+@torch.no_grad()
+def _check_head(model: Any) -> None:
+    """Scoring applies the head to the trunk itself; refuse models that do more than that in between."""
+    token_ids_bt = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    whole = model(input_ids=token_ids_bt, use_cache=False).logits
+    parts = model.get_output_embeddings()(_trunk(model, token_ids_bt))
+    if not torch.allclose(whole, parts, atol=PROBE_TOLERANCE, rtol=PROBE_TOLERANCE):
+        raise UnsupportedModel(
+            f"{type(model).__name__} scales or caps its logits after the head, which this learner does not do"
+        )
+
+
+def _trunk(model: Any, token_ids_bt: Tensor) -> Tensor:
+    hidden_bth: Tensor = model.base_model(input_ids=token_ids_bt, use_cache=False).last_hidden_state
+    return hidden_bth
+
+
+def token_logprobs(model: Any, batch: MicroBatch) -> TokenScores:
+    """Score the sampled tokens of a batch. Logits exist only where a sampled token is predicted."""
+    hidden_nh = _trunk(model, batch.token_ids_bt)[batch.row_n, batch.position_n - 1]
+    head: nn.Module = model.get_output_embeddings()
+    targets_n = batch.targets_n
+    part = max(1, HEAD_ELEMENTS // model.config.get_text_config().vocab_size)
+    if len(targets_n) <= part:
+        return TokenScores(*_score(head, hidden_nh, targets_n))
+    scores = [
+        checkpoint(_score, head, hidden, targets, use_reentrant=False)
+        for hidden, targets in zip(torch.split(hidden_nh, part), torch.split(targets_n, part), strict=True)
+    ]
+    return TokenScores(torch.cat([each[0] for each in scores]), torch.cat([each[1] for each in scores]))
+
+
+def _score(head: nn.Module, hidden_nh: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
+    logprobs_nv = torch.log_softmax(head(hidden_nh).float(), dim=-1)
+    with torch.no_grad():
+        entropies_n = torch.special.entr(logprobs_nv.exp()).sum(dim=-1)
+    return logprobs_nv.gather(1, targets_n[:, None]).squeeze(1), entropies_n

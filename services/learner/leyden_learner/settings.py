@@ -1,0 +1,120 @@
+"""What a learner can be told (``LEYDEN_LEARNER_…``). Free of torch: a bad value is refused at once."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from leyden_platform.settings import DatabaseSettings, ServiceSettings
+from leyden_schemas.base import Name
+
+
+class LearnerSettings(ServiceSettings):
+    """One learner trains one policy within one run."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_LEARNER_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+
+    policy: Name = Field(description="The policy to train; its first version must be in the registry.")
+    run: Name = Field(default="default", description="Only samples of this run are trained on.")
+    tenant: Name = Field(default="default", description="Only samples of this tenant are trained on.")
+    registry_url: str = Field(default="http://localhost:8002", description="Base URL of the registry.")
+    registry_timeout_s: float = Field(default=30.0, gt=0, description="Of one request to the registry.")
+    start_timeout_s: float = Field(
+        default=600.0, gt=0, description="How long to wait for the policy's first version before giving up."
+    )
+    aliases: list[Name] = Field(
+        default=["latest", "serving"], description="Aliases that follow every version trained, as JSON."
+    )
+    checkpoint_dir: Path = Field(
+        default=Path("checkpoints"), description="Folder that inference and registry can read as well."
+    )
+    keep_trainer_states: int = Field(
+        default=2, ge=1, description="Newest checkpoints that keep optimizer and RNG state."
+    )
+    keep_weights: int = Field(
+        default=0,
+        ge=0,
+        description="Newest checkpoints that keep weights; aliased ones always do; 0 keeps all.",
+    )
+
+    batch_rollouts: int = Field(default=96, ge=1, description="Rollouts of a step.")
+    min_rollouts: int = Field(
+        default=8, ge=1, description="Fewest rollouts of a step taken because the time was up."
+    )
+    batch_timeout_s: float = Field(
+        default=60.0, gt=0, description="After this long a step takes what is there."
+    )
+    max_buffered_rollouts: int = Field(
+        default=1024, ge=1, description="Reading pauses while this many rollouts wait to be trained on."
+    )
+    max_staleness: int = Field(
+        default=4, ge=0, description="Versions between the one that sampled a rollout and the newest."
+    )
+
+    max_steps: int = Field(default=0, ge=0, description="Stop training after this many steps; 0 is never.")
+    epochs: int = Field(default=1, ge=1, description="Passes over a batch, each with an optimizer step.")
+    micro_batch_tokens: int = Field(
+        default=16_384, ge=1, description="Tokens, padding included, of one forward and backward pass."
+    )
+
+    lr: float = Field(default=1e-6, gt=0, description="Peak learning rate.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="How the learning rate falls from its peak to 0 over total_steps."
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
+    total_steps: int = Field(default=0, ge=0, description="Length of the schedule; 0 is endless.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Of AdamW, as JSON.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
+    grad_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+
+    clip_low: float = Field(default=0.2, gt=0, lt=1, description="The ratio counts down to 1 - clip_low.")
+    clip_high: float = Field(default=0.28, gt=0, description="The ratio counts up to 1 + clip_high.")
+    dual_clip: float = Field(
+        default=3.0, gt=1, description="Bound on ratio times advantage where the advantage is negative."
+    )
+    importance_cap: float = Field(
+        default=0.0,
+        ge=0,
+        description="Above 0: clip against the trainer's own logprobs, weigh tokens by trainer / sampler, "
+        "at most this. At 0 the ratio is to the sampler itself.",
+    )
+    aggregation: Literal["rollout", "token"] = Field(
+        default="rollout", description="Whether every rollout or every token of a step counts the same."
+    )
+    kl_coefficient: float = Field(
+        default=0.0, ge=0, description="Weight of the KL to the first version; at 0 that model is not loaded."
+    )
+
+    max_kl: float = Field(
+        default=1.0, gt=0, description="A step further than this from its sampler is skipped."
+    )
+    max_ratio: float = Field(default=1e6, gt=1, description="A step with a larger ratio is skipped.")
+    max_skips: int = Field(
+        default=5, ge=1, description="Training pauses after this many skipped steps in a row."
+    )
+
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch.")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        default="auto", description="auto takes CUDA when it is there."
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_rollouts > self.batch_rollouts:
+            raise ValueError(f"min_rollouts {self.min_rollouts} exceeds batch_rollouts {self.batch_rollouts}")
+        if self.max_buffered_rollouts < self.batch_rollouts:
+            raise ValueError(
+                f"max_buffered_rollouts {self.max_buffered_rollouts} is below batch_rollouts "
+                f"{self.batch_rollouts}, so that no step would ever be full"
+            )
+        if self.lr_schedule != "constant" and self.total_steps <= self.warmup_steps:
+            raise ValueError(f"a {self.lr_schedule} schedule needs total_steps above warmup_steps")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas lie in [0, 1)")
+        return self
