@@ -1,0 +1,1 @@
+"""``leyden demo``: start the stack, evaluate, train, evaluate again, write a report, stop."""

@@ -1,0 +1,42 @@
+"""What a demo run can be told, and the training settings it gives the learner."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RUN = "demo"
+
+
+class DemoOptions(BaseModel):
+    """One demo run. The defaults are the ones the committed curves were made with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    examples: Path = Field(description="The folder that holds calculator/.")
+    reports: Path = Path("reports")
+    seed: int = 0
+    steps: int = Field(default=40, ge=1, description="Learner steps.")
+    batch_rollouts: int = Field(default=96, ge=2, description="Rollouts of a step.")
+    samples: int = Field(default=8, ge=2, description="Rollouts of a task, its group.")
+    heldout: int = Field(default=200, ge=1, description="Held-out tasks of each evaluation.")
+    staleness: int = Field(default=1, ge=0, description="Versions a rollout may be late.")
+    train_timeout_s: float = Field(default=900.0, gt=0)
+    evaluation_timeout_s: float = Field(default=300.0, gt=0)
+    keep: bool = Field(default=False, description="Keep the stack's folder: logs, checkpoints, database.")
+    settings: dict[str, str] = Field(
+        default_factory=dict, description="Over the demo's own service settings."
+    )
+
+    def service_settings(self) -> dict[str, str]:
+        """Environment of the services for this run."""
+        return {
+            "LEYDEN_LEARNER_SEED": str(self.seed),
+            "LEYDEN_LEARNER_MAX_STEPS": str(self.steps),
+            "LEYDEN_LEARNER_TOTAL_STEPS": str(self.steps),
+            "LEYDEN_LEARNER_BATCH_ROLLOUTS": str(self.batch_rollouts),
+            "LEYDEN_LEARNER_LR": "5e-4",
+            "LEYDEN_LEARNER_LR_SCHEDULE": "linear",
+            "LEYDEN_LEARNER_WARMUP_STEPS": "2",
+            "LEYDEN_RUNNER_CONCURRENCY": "24",
+            "LEYDEN_REWARD_AIR_CAP": "0.1",
+        } | self.settings

@@ -1,0 +1,133 @@
+"""The demo from start to report."""
+
+import asyncio
+import importlib
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from leyden_local import stack
+from leyden_local.config import calculator
+from leyden_local.demo import report
+from leyden_local.demo.campaign import evaluate, train
+from leyden_local.demo.log import DemoFailed, RunLog
+from leyden_local.demo.options import RUN, DemoOptions
+from leyden_local.demo.progress import Progress
+from leyden_local.demo.summary import EvaluationResult, Summary, summarise
+from leyden_local.state import StackState
+from leyden_platform.messaging import KafkaPublisher
+from leyden_platform.settings import KafkaSettings
+
+
+def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
+    """Run the demo and write its report; returns the summary and the report's folder.
+
+    Raises ``DemoFailed`` or ``StackFailed``. Whatever happens, no process is left behind.
+    """
+    if not (options.examples / "calculator" / "seed" / "config.json").is_file():
+        raise DemoFailed(
+            f"{options.examples}/calculator/seed is missing: run the demo in a clone of the repository, "
+            "or name its examples folder with --examples"
+        )
+    progress = Progress(console, options.steps)
+    directory = Path(tempfile.mkdtemp(prefix="leyden-demo-"))
+    config = calculator(
+        options.examples.resolve().parent, directory, run=RUN, settings=options.service_settings()
+    )
+    folder = options.reports / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}-seed{options.seed}"
+    try:
+        with stack.foreground(config) as state, _memory(state) as peak:
+            evaluations, tally = asyncio.run(_campaign(options, state, progress))
+            progress.stage("stopping")
+        progress.stage("done")
+        summary = summarise(options, evaluations, tally, progress.timings, max(peak, default=0.0))
+        report.write(summary, folder)
+        return summary, folder
+    except BaseException:
+        console.print(f"The logs of the services are in {directory / 'logs'}")
+        options = options.model_copy(update={"keep": True})
+        raise
+    finally:
+        if not options.keep:
+            stack.remove(directory)
+
+
+async def _campaign(
+    options: DemoOptions, state: StackState, progress: Progress
+) -> tuple[list[EvaluationResult], Any]:
+    kafka = KafkaSettings(bootstrap=state.endpoints.kafka, idempotent=False)
+    publisher = KafkaPublisher(kafka, "demo")
+    await publisher.start()
+    tasks = _tasks_module(options.examples)
+    heldout = list(tasks.generate(options.heldout, split="heldout", seed=options.seed))
+    evaluations: list[EvaluationResult] = []
+    log = RunLog(kafka)
+    progress.watch(log)
+
+    async def measure(when: str, version: int) -> None:
+        for temperature in (0.0, 1.0):
+            progress.stage(f"evaluate {when}, {'greedy' if temperature == 0 else 'sampled'}")
+            result = await evaluate(
+                log, publisher, heldout, version, temperature, options.evaluation_timeout_s
+            )
+            evaluations.append(EvaluationResult.of(when, result))
+
+    try:
+        async with log.watching(), progress.shown():
+            await measure("before", 0)
+            progress.stage("train")
+            problems: Iterator[dict[str, Any]] = tasks.generate(10_000, split="train", seed=options.seed)
+            tally = await train(log, publisher, problems, options)
+            await measure("after", max(model.version for model in tally.steps.values()))
+    finally:
+        await publisher.stop()
+    return evaluations, tally
+
+
+def _tasks_module(examples: Path) -> Any:
+    """The example's own task generator."""
+    if str(examples) not in sys.path:
+        sys.path.insert(0, str(examples))
+    return importlib.import_module("calculator.tasks")
+
+
+@contextmanager
+def _memory(state: StackState, interval_s: float = 2.0) -> Iterator[list[float]]:
+    """Samples, in MB, of what all processes of the stack hold together (proportional set size)."""
+    samples: list[float] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(interval_s):
+            samples.append(_tree_memory_mb(state.pid) + _tree_memory_mb(None))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        done.set()
+        thread.join()
+
+
+def _tree_memory_mb(pid: int | None) -> float:
+    total = 0
+    try:
+        root = psutil.Process(pid)
+        processes = [root, *root.children(recursive=True)] if pid else [root]
+    except psutil.NoSuchProcess:
+        return 0.0
+    for process in processes:
+        try:
+            total += process.memory_full_info().pss
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return total / 1e6

@@ -1,0 +1,132 @@
+"""The result of a demo as one value: what ``summary.json`` holds and the report shows."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from leyden_local.demo.campaign import POLICY, Evaluation
+from leyden_local.demo.options import DemoOptions
+from leyden_local.demo.tally import Tally
+
+PACKAGES = ("leyden", "torch", "transformers", "faststream", "aiokafka", "openai", "sqlalchemy")
+CURVE = ("reward_mean", "loss", "kl", "entropy", "clip_fraction", "grad_norm", "staleness_mean")
+
+
+class EvaluationResult(BaseModel):
+    """Held-out success before or after, greedy or sampled, with a 95 % Wilson interval."""
+
+    model_config = ConfigDict(frozen=True)
+
+    when: str
+    mode: str
+    version: int
+    successes: int
+    trials: int
+    excluded: int
+    success: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, when: str, evaluation: Evaluation) -> "EvaluationResult":
+        """The result of one evaluation."""
+        rate = evaluation.rate
+        low, high = rate.interval()
+        return cls(
+            when=when,
+            mode=evaluation.mode,
+            version=evaluation.version,
+            successes=rate.successes,
+            trials=rate.trials,
+            excluded=evaluation.excluded,
+            success=rate.value,
+            low=low,
+            high=high,
+        )
+
+
+class CurvePoint(BaseModel):
+    """One learner step."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    version: int
+    seconds: float
+    metrics: dict[str, float]
+
+
+class Summary(BaseModel):
+    """Everything a demo run found out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    policy: str
+    seed: int
+    options: dict[str, Any]
+    packages: dict[str, str]
+    python: str
+    evaluations: list[EvaluationResult]
+    rollouts: int
+    samples: int
+    completions: int
+    tokens: int
+    steps: int
+    final_version: int
+    curve: list[CurvePoint]
+    timings: dict[str, float]
+    peak_memory_mb: float
+
+    def success(self, when: str, mode: str) -> EvaluationResult:
+        """The evaluation of that name."""
+        return next(e for e in self.evaluations if (e.when, e.mode) == (when, mode))
+
+    @property
+    def improved(self) -> bool:
+        """Whether held-out success rose, greedy and sampled, beyond the intervals' overlap."""
+        return all(
+            self.success("after", mode).low > self.success("before", mode).high
+            for mode in ("greedy", "sampled")
+        )
+
+
+def summarise(
+    options: DemoOptions,
+    evaluations: list[EvaluationResult],
+    tally: Tally,
+    timings: dict[str, float],
+    peak_memory_mb: float,
+) -> Summary:
+    """The summary of a finished run."""
+    published = [tally.steps[step] for step in sorted(tally.steps)]
+    start = published[0].occurred_at if published else None
+    curve = [
+        CurvePoint(
+            step=model.step or 0,
+            version=model.version,
+            seconds=(model.occurred_at - start).total_seconds() if start else 0.0,
+            metrics={
+                k: float(model.metrics[k]) for k in CURVE if isinstance(model.metrics.get(k), int | float)
+            },
+        )
+        for model in published
+    ]
+    return Summary(
+        policy=POLICY,
+        seed=options.seed,
+        options=options.model_dump(mode="json", exclude={"examples", "reports"}),
+        packages={name: version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        evaluations=evaluations,
+        rollouts=len(tally.finished),
+        samples=len(tally.accepted),
+        completions=tally.completions,
+        tokens=tally.tokens,
+        steps=tally.step,
+        final_version=published[-1].version if published else 0,
+        curve=curve,
+        timings=timings,
+        peak_memory_mb=peak_memory_mb,
+    )

@@ -1,0 +1,35 @@
+"""Entry point: every command, and errors as one plain sentence with exit status 1."""
+
+import sys
+
+import typer
+
+from leyden.cli import models, stack, submit, topics
+from leyden.cli.console import Failed, errors
+
+app = typer.Typer(
+    name="leyden",
+    help="Turns the traffic of LLM agents into better agents.\n\n"
+    "Start with [bold]leyden demo[/bold]: it starts everything on this machine, trains the calculator "
+    "agent and shows how much better it got. [bold]leyden up[/bold] starts the same services and leaves them running.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+)
+stack.register(app)
+submit.register(app)
+app.add_typer(topics.app, name="topics")
+app.add_typer(models.app, name="models")
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app()
+    except Failed as error:
+        errors.print(f"[red]leyden:[/red] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

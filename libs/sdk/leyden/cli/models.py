@@ -1,0 +1,92 @@
+"""``leyden models``: policies, versions and aliases in the registry."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from leyden.cli.console import Failed, local_stack, output
+from leyden.registry import RegistryClient, RegistryFailed
+
+app = typer.Typer(help="Policies, their versions and aliases.", no_args_is_help=True)
+Registry = Annotated[
+    str | None,
+    typer.Option("--registry", envvar="LEYDEN_REGISTRY_URL", help="Its URL. Default: the stack in --dir."),
+]
+Directory = Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")]
+DEFAULT_DIRECTORY = Path(".leyden")
+
+
+def _client(registry: str | None, directory: Path) -> RegistryClient:
+    if registry:
+        return RegistryClient(registry)
+    if state := local_stack(directory):
+        return RegistryClient(state.endpoints.registry)
+    raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --registry URL")
+
+
+@app.command("import")
+def import_(
+    policy: Annotated[str, typer.Argument(help="Name of the policy; created when new.")],
+    folder: Annotated[Path, typer.Argument(help="Hugging Face folder: config, tokenizer, safetensors.")],
+    alias: Annotated[list[str] | None, typer.Option(help="Aliases to point at it. Repeatable.")] = None,
+    registry: Registry = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Register a model folder as a version of a policy. The same folder twice is one version.
+
+    The registry and the inference servers must see the folder under the same path.
+    """
+    aliases = alias if alias is not None else ["base", "latest", "serving"]
+    try:
+        version = _client(registry, directory).import_version(
+            policy, folder.absolute().as_uri(), aliases=aliases
+        )
+    except RegistryFailed as error:
+        raise Failed(escape(str(error))) from None
+    output.print(f"{policy}@{version['version']}  {version['digest']}", highlight=False)
+
+
+@app.command("list")
+def show(
+    policy: Annotated[str, typer.Argument(help="The policy.")],
+    registry: Registry = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Show the versions of a policy."""
+    try:
+        versions = _client(registry, directory).versions(policy)["versions"]
+    except RegistryFailed as error:
+        raise Failed(escape(str(error))) from None
+    table = Table()
+    for column in ("version", "aliases", "step", "reward", "artifact"):
+        table.add_column(column)
+    for version in versions:
+        reward = (version.get("metrics") or {}).get("reward_mean")
+        table.add_row(
+            f"{policy}@{version['version']}",
+            ", ".join(version.get("aliases", [])),
+            "" if version.get("step") is None else str(version["step"]),
+            "" if reward is None else f"{reward:.3f}",
+            version["artifact"],
+        )
+    output.print(table)
+
+
+@app.command()
+def promote(
+    policy: Annotated[str, typer.Argument(help="The policy.")],
+    version: Annotated[int, typer.Argument(min=0, help="The version to serve.")],
+    alias: Annotated[str, typer.Option(help="The alias to move.")] = "serving",
+    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
+    registry: Registry = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Move an alias to a version, forwards or back."""
+    try:
+        _client(registry, directory).move_alias(policy, alias, version, reason=reason)
+    except RegistryFailed as error:
+        raise Failed(escape(str(error))) from None
+    output.print(f"{policy}#{alias} -> {policy}@{version}", highlight=False)

@@ -1,0 +1,273 @@
+"""``leyden up | status | logs | down | demo``: the embedded stack on this machine."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from leyden.cli.console import Failed, output
+
+if TYPE_CHECKING:
+    from leyden_local.config import StackConfig
+    from leyden_local.state import StackState
+
+Directory = Annotated[
+    Path, typer.Option("--dir", help="Folder of the stack's state, logs, database and checkpoints.")
+]
+DEFAULT_DIRECTORY = Path(".leyden")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(status)
+    app.command()(logs)
+    app.command()(down)
+    app.command()(demo)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Import the local stack, and turn its errors into sentences."""
+    try:
+        from pydantic import ValidationError
+
+        from leyden.registry import RegistryFailed
+        from leyden_local.demo.log import DemoFailed
+        from leyden_local.postgres import PostgresFailed
+        from leyden_local.stack import NotRunning
+        from leyden_local.supervisor import StackFailed
+        from leyden_platform.messaging import Unavailable
+    except ImportError as error:
+        raise Failed(f"the local stack is not installed ({error}); pip install 'leyden[local]'") from error
+    try:
+        yield
+    except ValidationError as error:
+        raise Failed(
+            "; ".join(item["msg"].removeprefix("Value error, ") for item in error.errors())
+        ) from None
+    except (DemoFailed, NotRunning, PostgresFailed, RegistryFailed, StackFailed, Unavailable) as error:
+        raise Failed(escape(str(error))) from None
+
+
+def _pairs(values: list[str], form: str) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        if not (name and equals and rest):
+            raise Failed(f"{value!r}: write {form}")
+        pairs[name] = rest
+    return pairs
+
+
+def up(
+    directory: Directory = DEFAULT_DIRECTORY,
+    policy: Annotated[str, typer.Option(help="Name of the policy to serve and train.")] = "calculator",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Hugging Face folder that becomes its version 0. Default: the calculator's seed."),
+    ] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=package.module:function, called with a task's input. Repeatable."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=package.module:function, called with a trajectory. Repeatable."),
+    ] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="Folder with your modules. Repeatable.")] = None,
+    train: Annotated[bool, typer.Option(help="Run a learner; --no-train only serves and records.")] = True,
+    gateway_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    kafka_port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="LEYDEN_…=VALUE for every service. Repeatable.")
+    ] = None,
+) -> None:
+    """Start the stack in the background and wait until all of it is ready.
+
+    Without options it serves and trains the calculator example of this repository. Running it again while
+    the stack runs changes nothing.
+    """
+    with _plain_errors():
+        from leyden_local import stack
+        from leyden_local.config import StackConfig, calculator
+
+        changes = {
+            "train": train,
+            "gateway_port": gateway_port,
+            "kafka_port": kafka_port,
+            "settings": _pairs(setting or [], "--set LEYDEN_NAME=VALUE"),
+        }
+        if model is None and not agent:
+            config = calculator(_repository(), directory, **changes)
+        else:
+            agents = _pairs(agent or [], "--agent NAME=package.module:function")
+            config = StackConfig(
+                directory=directory,
+                policy=policy,
+                model=model,
+                agents={name: {"callable": target} for name, target in agents.items()},
+                rewards=_pairs(reward or [], "--reward NAME=package.module:function"),
+                path=path or [],
+                **changes,
+            )
+        state = _start(config, stack.running(directory) is not None)
+    _show(state)
+
+
+def _start(config: "StackConfig", again: bool) -> "StackState":
+    from leyden_local import stack
+
+    if again:
+        output.print(f"A stack already runs in {config.directory}.")
+    with output.status("starting") as shown:
+        return stack.start(
+            config,
+            detached=True,
+            on_change=lambda state: shown.update(f"{state.phase}: {', '.join(state.processes)}"),
+        )
+
+
+def _repository() -> Path:
+    """The clone that holds the examples: the working folder, or where this package was installed from."""
+    for root in (Path.cwd(), *Path(__file__).resolve().parents):
+        if (root / "examples" / "calculator" / "seed" / "config.json").is_file():
+            return root
+    raise Failed(
+        "examples/calculator is not here: run this in a clone of the repository, or name your own --model, "
+        "--agent, --reward and --path"
+    )
+
+
+def status(directory: Directory = DEFAULT_DIRECTORY) -> None:
+    """Show whether the stack runs, where to reach it, and which services are ready.
+
+    Exit status 0 when all is ready, 1 when something is not, 3 when no stack runs.
+    """
+    with _plain_errors():
+        from leyden_local import stack
+
+        state = stack.running(directory)
+        if state is None:
+            output.print(f"No stack runs in {directory}. Start one with: leyden up")
+            raise typer.Exit(3)
+    raise typer.Exit(0 if _show(state) else 1)
+
+
+def _show(state: "StackState") -> bool:
+    from leyden_local import stack
+
+    readiness = stack.readiness(state)
+    table = Table(title=f"stack: {state.phase}")
+    for column in ("process", "pid", "restarts", "state"):
+        table.add_column(column)
+    for name, process in state.processes.items():
+        table.add_row(name, str(process.pid), str(process.restarts), escape(readiness[name]))
+    output.print(table)
+    for name, address in state.endpoints.model_dump().items():
+        output.print(f"{name:10} {address}", highlight=False)
+    return state.phase == "running" and all(text in ("ready", "up") for text in readiness.values())
+
+
+def logs(
+    service: Annotated[
+        str | None, typer.Argument(help="One process, for example gateway; all when left out.")
+    ] = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", min=0, help="How many lines of each to begin with.")
+    ] = 20,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until Ctrl-C.")] = False,
+) -> None:
+    """Print what the services logged: one JSON object a line."""
+    with _plain_errors():
+        from leyden_local.state import StackFolder
+
+        folder = StackFolder(directory)
+        files = sorted(folder.logs.glob("*.log")) if service is None else [folder.log(service)]
+        if not files or not all(file.exists() for file in files):
+            known = ", ".join(sorted(file.stem for file in folder.logs.glob("*.log"))) or "none"
+            raise Failed(f"no log of {service or 'any service'} in {folder.logs}; there are: {known}")
+        _print_logs(files, lines, follow)
+
+
+def _print_logs(files: list[Path], lines: int, follow: bool) -> None:
+    ends = {}
+    for file in files:
+        text = file.read_text(errors="replace")
+        ends[file] = len(text.encode())
+        for line in text.splitlines()[-lines:] if lines else []:
+            output.print(f"{file.stem}: {line}", markup=False, highlight=False, soft_wrap=True)
+    while follow:
+        for file, end in ends.items():
+            with file.open("rb") as handle:
+                handle.seek(end)
+                fresh = handle.read()
+            ends[file] = end + len(fresh)
+            for line in fresh.decode(errors="replace").splitlines():
+                output.print(f"{file.stem}: {line}", markup=False, highlight=False, soft_wrap=True)
+        time.sleep(0.3)
+
+
+def down(
+    directory: Directory = DEFAULT_DIRECTORY,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Also delete its database, logs and checkpoints.")
+    ] = False,
+) -> None:
+    """Stop the stack, services first, and wait until every process is gone. Safe to repeat."""
+    with _plain_errors():
+        from leyden_local import stack
+
+        if stack.running(directory):
+            with output.status("stopping"):
+                stack.stop(directory)
+            output.print("Stopped.")
+        else:
+            output.print(f"No stack runs in {directory}.")
+        if remove:
+            stack.remove(directory)
+            output.print(f"Removed {directory}.")
+
+
+def demo(
+    steps: Annotated[int | None, typer.Option(min=1, help="Learner steps.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of the learner.")] = 0,
+    heldout: Annotated[int, typer.Option(min=1, help="Held-out tasks of each evaluation.")] = 200,
+    reports: Annotated[Path, typer.Option(help="Where the report's folder is made.")] = Path("reports"),
+    examples: Annotated[Path | None, typer.Option(help="The repository's examples folder.")] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the stack's logs, checkpoints and database.")
+    ] = False,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="LEYDEN_…=VALUE for every service. Repeatable.")
+    ] = None,
+) -> None:
+    """Watch an agent get better: start everything, evaluate, train, evaluate again, write a report, stop.
+
+    Takes some minutes on two cores. Exit status 1 when the agent did not improve on the held-out tasks.
+    """
+    with _plain_errors():
+        from leyden_local.demo import report
+        from leyden_local.demo.options import DemoOptions
+        from leyden_local.demo.run import run_demo
+
+        options = DemoOptions(
+            examples=examples or _repository() / "examples",
+            reports=reports,
+            seed=seed,
+            heldout=heldout,
+            keep=keep,
+            settings=_pairs(setting or [], "--set LEYDEN_NAME=VALUE"),
+            **({"steps": steps} if steps else {}),
+        )
+        summary, folder = run_demo(options, output)
+    output.print(report.table(summary), report.timings(summary))
+    output.print(f"Report: {folder / 'report.html'}", highlight=False)
+    if not summary.improved:
+        raise Failed("the agent did not improve on the held-out tasks beyond what chance explains")

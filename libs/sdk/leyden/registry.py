@@ -1,0 +1,58 @@
+"""A small client of the registry's HTTP interface."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from leyden_schemas import cause_id
+
+
+class RegistryFailed(RuntimeError):
+    """The registry could not be reached or refused; the text says why."""
+
+
+class RegistryClient:
+    """Policies, versions and aliases. Every call has a deadline and raises ``RegistryFailed``."""
+
+    def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
+        self._url, self._timeout_s = url.rstrip("/"), timeout_s
+
+    def import_version(self, policy: str, artifact: str, *, aliases: Sequence[str] = ()) -> dict[str, Any]:
+        """Register a folder (a ``file://`` URI) as a version; the same folder twice is one version."""
+        body = {
+            "version_id": str(cause_id("import", policy, artifact)),
+            "artifact": artifact,
+            "aliases": list(aliases),
+        }
+        return self._call("POST", f"/v1/policies/{policy}/versions", body)
+
+    def move_alias(self, policy: str, alias: str, version: int, *, reason: str = "") -> dict[str, Any]:
+        """Make an alias name another version, in either direction."""
+        body = {"version": version, "reason": reason}
+        return self._call("PUT", f"/v1/policies/{policy}/aliases/{alias}", body)
+
+    def policies(self) -> dict[str, Any]:
+        """Every policy with its aliases."""
+        return self._call("GET", "/v1/policies")
+
+    def versions(self, policy: str) -> dict[str, Any]:
+        """Every version of a policy."""
+        return self._call("GET", f"/v1/policies/{policy}/versions")
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        try:
+            answer = httpx.request(method, self._url + path, json=body, timeout=self._timeout_s)
+        except httpx.HTTPError as error:
+            raise RegistryFailed(f"the registry at {self._url} did not answer: {error}") from error
+        if answer.is_error:
+            raise RegistryFailed(f"the registry refused {method} {path}: {_reason(answer)}")
+        content: dict[str, Any] = answer.json()
+        return content
+
+
+def _reason(answer: httpx.Response) -> str:
+    try:
+        return str(answer.json()["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}: {answer.text[:500]}"
