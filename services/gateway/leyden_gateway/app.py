@@ -1,0 +1,42 @@
+"""The composition root: the only place that knows which concrete parts make a gateway."""
+
+from collections.abc import Sequence
+
+from leyden_gateway.api import Gatekeeper, create_app
+from leyden_gateway.catalogue import Catalogue
+from leyden_gateway.changes import Changes
+from leyden_gateway.dispatch import Dispatcher
+from leyden_gateway.exchange import Tools
+from leyden_gateway.models_table import ModelsTable
+from leyden_gateway.recorder import Recorder
+from leyden_gateway.replicas import Replicas
+from leyden_gateway.router import Router
+from leyden_gateway.settings import GatewaySettings
+from leyden_gateway.upstream import Upstream
+from leyden_platform.clock import SystemClock
+from leyden_platform.http import HttpServer
+from leyden_platform.messaging import KafkaPublisher
+from leyden_platform.service import Component
+
+
+async def build(settings: GatewaySettings) -> Sequence[Component]:
+    """The components in the order they start; the HTTP server stops first and drains."""
+    publisher = KafkaPublisher(settings.kafka, "gateway")
+    changes = Changes()
+    upstream = Upstream(settings)
+    replicas = Replicas(settings, upstream, changes)
+    models = ModelsTable(settings.kafka, changes, replicas.expect_change)
+    router = Router(models, replicas, changes, park_timeout_s=settings.park_timeout_s)
+    dispatcher = Dispatcher(router, replicas, upstream, attempts=settings.upstream_attempts)
+    recorder = Recorder(publisher, timeout_s=settings.record_timeout_s)
+    app = create_app(
+        Tools(settings, dispatcher, recorder),
+        Gatekeeper(settings),
+        Catalogue(models, replicas),
+        SystemClock(),
+    )
+    server = HttpServer(
+        "gateway", app, settings.host, settings.port, drain_timeout_s=settings.drain_timeout_s / 2
+    )
+    server.bind()
+    return [publisher, upstream, models, replicas, server]

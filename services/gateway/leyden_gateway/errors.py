@@ -1,0 +1,146 @@
+"""Every way a call can fail, as one small tree; each knows its status and says it in OpenAI's terms.
+
+``reason`` is the machine-readable cause: OpenAI's ``code``, the metric label, and a record's ``untrainable``.
+"""
+
+from typing import ClassVar
+
+from leyden_schemas import JsonObject
+
+
+class ApiError(Exception):
+    """Base: an answer other than a completion. The text tells the caller what to do about it."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    reason: ClassVar[str] = "internal_error"
+    retry: ClassVar[bool | None] = None
+    """Whether OpenAI's clients should try again; None leaves it to them."""
+
+    def body(self) -> JsonObject:
+        """The OpenAI error object."""
+        return {"error": {"message": str(self), "type": self.type, "param": None, "code": self.reason}}
+
+    def headers(self) -> dict[str, str]:
+        """What OpenAI's clients look at before they retry."""
+        return {} if self.retry is None else {"x-should-retry": str(self.retry).lower()}
+
+
+class MissingToken(ApiError):
+    """No rollout token, and anonymous calls are not allowed."""
+
+    status, type, reason = 401, "authentication_error", "missing_token"
+
+
+class InvalidRolloutToken(ApiError):
+    """A token that is forged, expired or not ours."""
+
+    status, type, reason = 401, "authentication_error", "invalid_token"
+
+
+class WrongRollout(ApiError):
+    """A valid token used on another rollout's or attempt's path."""
+
+    status, type, reason = 403, "permission_error", "wrong_rollout"
+
+
+class InvalidRequest(ApiError):
+    """The request cannot be understood."""
+
+    status, type, reason = 400, "invalid_request_error", "invalid_request"
+
+
+class BodyTooLarge(ApiError):
+    """The request is larger than the gateway, or the log, takes."""
+
+    status, type, reason = 413, "invalid_request_error", "request_too_large"
+
+
+class BodyTimedOut(ApiError):
+    """The caller stopped sending in the middle of its request."""
+
+    status, type, reason = 408, "invalid_request_error", "request_timeout"
+
+
+class ModelNotFound(ApiError):
+    """No such policy, version or alias."""
+
+    status, type, reason = 404, "invalid_request_error", "model_not_found"
+
+
+class NoSuchRoute(ApiError):
+    """A path the gateway does not serve."""
+
+    status, type, reason = 404, "invalid_request_error", "not_found"
+
+
+class MethodNotAllowed(ApiError):
+    """A known path with another method."""
+
+    status, type, reason = 405, "invalid_request_error", "method_not_allowed"
+
+
+class BudgetSpent(ApiError):
+    """The attempt has made all the completions its task allows."""
+
+    status, type, reason, retry = 429, "insufficient_quota", "max_completions_reached", False
+
+
+class Overloaded(ApiError):
+    """More calls are in flight than the gateway holds."""
+
+    status, reason = 503, "overloaded"
+
+
+class ModelUnavailable(ApiError):
+    """The policy version exists, but no replica served it within the parking time."""
+
+    status, reason = 503, "model_unavailable"
+
+
+class UpstreamUnreachable(ApiError):
+    """No replica took the call, after retries."""
+
+    status, reason = 503, "upstream_unavailable"
+
+
+class UpstreamTimedOut(ApiError):
+    """The replica stalled, or the call outlived its limit."""
+
+    status, reason = 504, "upstream_timeout"
+
+
+class TruncatedStream(ApiError):
+    """The replica closed in the middle of its answer."""
+
+    status, reason = 502, "truncated_stream"
+
+
+class MalformedAnswer(ApiError):
+    """The replica's answer is not what the protocol says."""
+
+    status, reason = 502, "malformed_answer"
+
+
+class UpstreamFailed(ApiError):
+    """The replica reported an error inside a stream it had begun."""
+
+    status, reason = 502, "upstream_error"
+
+
+class RecordingUnavailable(ApiError):
+    """Kafka did not acknowledge the record, so the caller must not have the completion."""
+
+    status, reason = 503, "recording_unavailable"
+
+
+class RecordTooLarge(ApiError):
+    """The record does not fit into a message of the log."""
+
+    status, type, reason, retry = 413, "invalid_request_error", "record_too_large", False
+
+
+class GatewayStopping(ApiError):
+    """The gateway was shut down before the completion ended."""
+
+    status, reason = 503, "gateway_stopping"

@@ -1,0 +1,41 @@
+"""Every number the gateway decides on or drops by."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+REQUESTS = Counter(
+    "leyden_gateway_requests_total",
+    "Calls answered, by what the caller saw.",
+    ["protocol", "streamed", "status"],
+)
+REFUSED = Counter(
+    "leyden_gateway_refused_total", "Calls refused before anything was recorded, by reason.", ["reason"]
+)
+RECORDED = Counter(
+    "leyden_gateway_recorded_total", "Completions acknowledged by Kafka.", ["policy", "status", "untrainable"]
+)
+RECORD_FAILED = Counter(
+    "leyden_gateway_record_failed_total", "Completions that Kafka did not acknowledge.", ["reason"]
+)
+TOKENS = Counter("leyden_gateway_tokens_total", "Tokens of recorded completions.", ["policy", "kind"])
+REQUEST_SECONDS = Histogram(
+    "leyden_gateway_request_seconds", "Arrival to last byte.", ["streamed"], buckets=_SECONDS
+)
+FIRST_TOKEN_SECONDS = Histogram(
+    "leyden_gateway_first_token_seconds", "Arrival to the first sampled token of a stream.", buckets=_SECONDS
+)
+UPSTREAM_SECONDS = Histogram(
+    "leyden_gateway_upstream_seconds", "Sending to a replica until its last byte.", buckets=_SECONDS
+)
+RECORD_SECONDS = Histogram(
+    "leyden_gateway_record_seconds", "Publishing a record until its acknowledgement.", buckets=_SECONDS
+)
+IN_FLIGHT = Gauge("leyden_gateway_in_flight", "Calls being served.")
+PARKED = Gauge("leyden_gateway_parked", "Calls waiting for their policy version to be served.")
+PARKED_TOTAL = Counter("leyden_gateway_parked_total", "Calls that had to wait, by how it ended.", ["outcome"])
+RETRIES = Counter("leyden_gateway_upstream_retries_total", "Sends that were repeated, by cause.", ["reason"])
+REPLICA_UP = Gauge("leyden_gateway_replica_up", "Whether the replica answers.", ["replica"])
+REPLICA_MODELS = Gauge("leyden_gateway_replica_models", "Policy versions the replica serves.", ["replica"])
+ALIAS_VERSION = Gauge("leyden_gateway_alias_version", "The version an alias names.", ["policy", "alias"])
+MODEL_EVENTS = Counter("leyden_gateway_model_events_total", "Messages of the models topic.", ["type"])

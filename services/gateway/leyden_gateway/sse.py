@@ -1,0 +1,80 @@
+"""Server-sent events, parsed as their bytes arrive; each event keeps the bytes it came as.
+
+Grammar: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+"""
+
+import re
+from dataclasses import dataclass
+
+DONE = b"[DONE]"
+
+# A line ends in CRLF, LF or CR. A CR that ends the buffer may be half of a CRLF, so it does not count yet.
+_EOL = rb"(?:\r\n|\n|\r(?!\n|\Z))"
+_BLANK_LINE = re.compile(_EOL + _EOL)
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(ValueError):
+    """An event is longer than the parser holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event. ``data`` is None for events without data, such as keep-alive comments."""
+
+    raw: bytes
+    data: bytes | None
+
+
+class SseParser:
+    """Cuts a byte stream into events, however its chunks fall.
+
+    Invariant: the ``raw`` of all events, in order, is the stream; ``finish`` gives the rest.
+    """
+
+    def __init__(self, max_event_bytes: int) -> None:
+        self._max = max_event_bytes
+        self._buffer = b""
+        self._searched = 0
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """The events that ``chunk`` completes. Raises ``EventTooLarge``."""
+        buffer = self._buffer + chunk if self._buffer else chunk
+        events = []
+        start = 0
+        end = _BLANK_LINE.search(buffer, self._searched)
+        while end:
+            events.append(event_of(buffer[start : end.end()]))
+            start = end.end()
+            end = _BLANK_LINE.search(buffer, start)
+        self._buffer = buffer[start:]
+        self._searched = max(0, len(self._buffer) - 3)
+        if len(self._buffer) > self._max:
+            raise EventTooLarge(f"a server-sent event is longer than {self._max} bytes")
+        return events
+
+    def finish(self) -> SseEvent | None:
+        """What was left when the stream ended: an event without its blank line, or None."""
+        rest, self._buffer, self._searched = self._buffer, b"", 0
+        return event_of(rest) if rest else None
+
+
+def event_of(raw: bytes) -> SseEvent:
+    """The event these bytes are; several ``data`` lines are joined by newlines."""
+    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.find(b"\n") == len(raw) - 2:
+        data = raw[6:-2]
+        if b"\r" not in data:
+            return SseEvent(raw, data)
+    values = [value for line in _LINE.split(raw) if (value := _data(line)) is not None]
+    return SseEvent(raw, b"\n".join(values) if values else None)
+
+
+def _data(line: bytes) -> bytes | None:
+    if line == b"data":
+        return b""
+    return line[5:].removeprefix(b" ") if line.startswith(b"data:") else None
+
+
+def encode_event(data: bytes) -> bytes:
+    """One event that carries ``data``, which has no line breaks."""
+    return b"data: " + data + b"\n\n"
