@@ -47,6 +47,7 @@ class OutboxRelay:
         self._label, self._poll_s = name, poll_s
         self._lock = _lock_key(outbox.fullname)
         self._woken = asyncio.Event()
+        self._failing: str | None = None
         self._waiting_for: str | None = "has not reached the database yet"
 
     def wake(self) -> None:
@@ -90,17 +91,22 @@ class OutboxRelay:
         try:
             relayed = await self.relay()
         except PublishFailed as error:
-            return self._failed("kafka", error, waiting_for=None)
+            self._failed("kafka", error)
+            self._waiting_for = None
+            return False
         except DatabaseUnreachable as error:
-            return self._failed("database", error, waiting_for=str(error))
-        self._waiting_for = None
+            self._failed("database", error)
+            self._waiting_for = str(error)
+            return False
+        self._failing = self._waiting_for = None
         return relayed >= BATCH
 
-    def _failed(self, cause: str, error: Exception, waiting_for: str | None) -> bool:
+    def _failed(self, cause: str, error: Exception) -> None:
+        """Count every failure; log the first of a series."""
         FAILURES.labels(self._label, cause).inc()
-        log.warning("outbox_pass_failed", outbox=self._label, cause=cause, error=str(error))
-        self._waiting_for = waiting_for
-        return False
+        if cause != self._failing:
+            log.warning("outbox_pass_failed", outbox=self._label, cause=cause, error=str(error))
+        self._failing = cause
 
     async def relay(self) -> int:
         """One pass: publish the oldest rows in order and delete them; returns how many it took on.
