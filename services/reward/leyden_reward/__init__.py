@@ -1,0 +1,1 @@
+"""The reward service: assembles rollouts from the event log and scores them."""

@@ -1,0 +1,64 @@
+"""The composition root of the reward service."""
+
+from collections.abc import Sequence
+
+from leyden_platform.clock import Clock, SystemClock
+from leyden_platform.messaging import ConsumerGroup, KafkaPublisher, Partition, ProcessorFactory, Publisher
+from leyden_platform.service import Component
+from leyden_reward.air.shaping import Shaping
+from leyden_reward.assembly import Assembly
+from leyden_reward.handlers import RewardProcessor
+from leyden_reward.rewards.workers import RewardWorkers
+from leyden_reward.scoring import Scoring, Workers
+from leyden_reward.settings import RewardSettings
+from leyden_schemas import Topics
+
+
+async def build(settings: RewardSettings) -> Sequence[Component]:
+    """The publisher, the workers with the user's functions imported, and the consumer of events.
+
+    Raises ``CatalogueError`` when a reward function cannot be imported.
+    """
+    publisher = KafkaPublisher(settings.kafka, "reward")
+    workers = RewardWorkers(
+        settings.catalogue,
+        count=settings.workers,
+        deadline_s=settings.deadline_s,
+        startup_s=settings.startup_s,
+        max_reward=settings.max_reward,
+    )
+    await workers.start()
+    consumer = ConsumerGroup(
+        settings.kafka,
+        topics=[Topics.EVENTS.name],
+        group=settings.group,
+        factory=processors(settings, workers, publisher, SystemClock()),
+        publisher=publisher,
+    )
+    return [publisher, workers, consumer]
+
+
+def processors(
+    settings: RewardSettings, workers: Workers, publisher: Publisher, clock: Clock
+) -> ProcessorFactory:
+    """What gives every assigned partition its own assembly; scoring is shared."""
+    scoring = Scoring(
+        workers,
+        Shaping(cap=settings.air_cap, weights=settings.air_weights),
+        failed_reward=settings.failed_reward,
+        max_reward=settings.max_reward,
+    )
+
+    def processor(_partition: Partition) -> RewardProcessor:
+        assembly = Assembly(
+            grace_s=settings.grace_s, remember=settings.remember, signal_weights=settings.signal_weights
+        )
+        return RewardProcessor(
+            assembly=assembly,
+            scoring=scoring,
+            publisher=publisher,
+            clock=clock,
+            max_pending=settings.max_pending,
+        )
+
+    return processor

@@ -1,0 +1,29 @@
+"""Every metric of the reward service."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+EVENTS = Counter("leyden_reward_events_total", "Events taken in.", ["type"])
+EVENTS_DROPPED = Counter("leyden_reward_events_dropped_total", "Events that changed nothing.", ["reason"])
+TRAJECTORIES = Counter("leyden_reward_trajectories_total", "Trajectories published.", ["split", "status"])
+EXCLUDED = Counter("leyden_reward_excluded_total", "Trajectories published without a score.", ["reason"])
+FINAL = Histogram(
+    "leyden_reward_final",
+    "Final rewards of scored trajectories.",
+    ["split"],
+    buckets=(-1, -0.5, 0, 0.1, 0.25, 0.5, 0.75, 0.9, 1, 2),
+)
+SCORE_SECONDS = Histogram("leyden_reward_score_seconds", "Duration of final reward functions.", ["reward"])
+AIR_TERMS = Counter("leyden_reward_air_terms_total", "Steps that an intermediate rule applied to.", ["rule"])
+AIR_CAPPED = Counter(
+    "leyden_reward_air_capped_total", "Trajectories whose intermediate terms were scaled down."
+)
+OPEN = Gauge("leyden_reward_open_rollouts", "Rollouts started and not yet closed.")
+PENDING = Gauge("leyden_reward_pending_scores", "Closed rollouts not yet published.")
+PUBLISH_RETRIES = Counter(
+    "leyden_reward_publish_retries_total", "Trajectories that had to be published again."
+)
+WORKERS_LOST = Counter(
+    "leyden_reward_workers_lost_total",
+    "Worker processes that user code ended or that were killed.",
+    ["reason"],
+)

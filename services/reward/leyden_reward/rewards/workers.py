@@ -1,0 +1,156 @@
+"""Isolated processes for user code: a call that hangs or kills its process costs nobody else anything."""
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from pebble import ProcessExpired, ProcessPool
+
+from leyden_platform.settings import CatalogueSettings
+from leyden_reward import metrics
+from leyden_reward.rewards import worker
+from leyden_reward.rewards.verdict import Reason, Refused, Verdict
+from leyden_schemas import Trajectory, encode
+
+T = TypeVar("T")
+
+
+class CatalogueError(RuntimeError):
+    """A reward of the catalogue cannot be imported; the text names it and says why."""
+
+
+class RewardWorkers:
+    """Runs the catalogue's functions, each call in one of ``count`` processes. A ``Component``.
+
+    Every process has a pool and pipes of its own: killing one cannot disturb what another is doing.
+    """
+
+    def __init__(
+        self,
+        catalogue: CatalogueSettings,
+        *,
+        count: int = 2,
+        deadline_s: float = 30.0,
+        startup_s: float = 60.0,
+        max_reward: float = 1e6,
+    ) -> None:
+        self.name = "reward-workers"
+        self._targets = dict(catalogue.rewards)
+        self._path = list(catalogue.path)
+        self._count = count if self._targets else 0
+        self._deadline_s, self._startup_s, self._max_reward = deadline_s, startup_s, max_reward
+        self._pools: list[ProcessPool] = []
+        self._free: asyncio.Queue[ProcessPool] = asyncio.Queue()
+        self._calls: set[asyncio.Future[Any]] = set()
+        self._stopping = False
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._targets
+
+    async def start(self) -> None:
+        """Start the processes and import the functions. Raises ``CatalogueError``."""
+        self._pools = [self._pool() for _ in range(self._count)]
+        try:
+            await self._check_imports()
+        except CatalogueError:
+            await self.stop()
+            raise
+        for pool in self._pools:
+            self._free.put_nowait(pool)
+
+    def _pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["leyden_reward.rewards.worker"])
+        return ProcessPool(
+            max_workers=1,
+            initializer=worker.initialise,
+            initargs=(self._path, self._targets),
+            context=context,
+        )
+
+    async def _check_imports(self) -> None:
+        try:
+            async with asyncio.timeout(self._startup_s):
+                futures = [await asyncio.to_thread(pool.schedule, worker.broken) for pool in self._pools]
+                reports = await asyncio.gather(*map(_awaitable, futures))
+        except (TimeoutError, BrokenProcessPool):
+            raise CatalogueError(
+                f"importing {', '.join(self._targets.values())} took over {self._startup_s:g} s or ends the "
+                "process; import less at the top of the module, or raise LEYDEN_REWARD_STARTUP_S"
+            ) from None
+        if reports and reports[0]:
+            problems = "; ".join(f"{name}: {why}" for name, why in reports[0].items())
+            raise CatalogueError(
+                f"LEYDEN_CATALOGUE_REWARDS: {problems} (looked in {self._path or 'sys.path'})"
+            )
+
+    async def stop(self) -> None:
+        """End the processes, whatever they are doing; calls under way are cancelled."""
+        self._stopping = True
+        for call in list(self._calls):
+            call.cancel()
+        for pool in self._pools:
+            pool.stop()  # type: ignore[no-untyped-call]
+        await asyncio.gather(*(asyncio.to_thread(pool.join) for pool in self._pools))
+        self._pools = []
+
+    def not_ready(self) -> str | None:
+        """Ready once the functions are imported."""
+        return None if self._count == len(self._pools) else "importing reward functions"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keep the processes until ``stop``."""
+        if self._count and not self._pools:
+            await self.start()
+        await stop.wait()
+        await self.stop()
+
+    async def grade(self, name: str, trajectory: Trajectory) -> Verdict:
+        """Run the function ``name`` in the next free process, for at most the deadline."""
+        pool = await self._working(await self._free.get())
+        began = time.monotonic()
+        try:
+            return await self._call(pool, worker.grade, name, encode(trajectory), self._max_reward)
+        except TimeoutError:
+            metrics.WORKERS_LOST.labels("timed_out").inc()
+            return Refused(
+                Reason.TIMED_OUT, f"{self._targets[name]} ran over {self._deadline_s:g} s and was killed"
+            )
+        except (ProcessExpired, BrokenProcessPool):
+            self._unless_stopping()
+            metrics.WORKERS_LOST.labels("exited").inc()
+            return Refused(Reason.EXITED, f"{self._targets[name]} ended its process")
+        finally:
+            self._free.put_nowait(pool)
+            metrics.SCORE_SECONDS.labels(name).observe(time.monotonic() - began)
+
+    async def _working(self, pool: ProcessPool) -> ProcessPool:
+        """The pool, or a new one in its place when its process died between calls."""
+        self._unless_stopping()
+        if pool.active:
+            return pool
+        metrics.WORKERS_LOST.labels("idle").inc()
+        await asyncio.to_thread(pool.join)
+        self._pools[self._pools.index(pool)] = fresh = self._pool()
+        return fresh
+
+    def _unless_stopping(self) -> None:
+        """A call that our own shutdown broke off has no verdict: the rollout is scored after the restart."""
+        if self._stopping:
+            raise asyncio.CancelledError
+
+    async def _call(self, pool: ProcessPool, function: Callable[..., T], *args: Any) -> T:
+        """The deadline begins when the process takes the call; its start has a deadline of its own."""
+        async with asyncio.timeout(self._startup_s + self._deadline_s):
+            call = _awaitable(pool.schedule(function, args=args, timeout=self._deadline_s))
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+            return await call
+
+
+def _awaitable(future: "Future[T]") -> "asyncio.Future[T]":
+    return asyncio.wrap_future(future)

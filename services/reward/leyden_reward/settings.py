@@ -1,0 +1,68 @@
+"""Settings of the reward service (``LEYDEN_REWARD_…``)."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from leyden_platform.settings import CatalogueSettings, ServiceSettings
+from leyden_reward.air.rules import RULES
+
+
+class RewardSettings(ServiceSettings):
+    """What the reward service can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_REWARD_", frozen=True, extra="ignore", env_nested_delimiter="__"
+    )
+
+    catalogue: CatalogueSettings = Field(default_factory=CatalogueSettings)
+    group: str = Field(default="leyden-reward", min_length=1, description="Consumer group.")
+    grace_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="A rollout is given up after timeout_s * max_attempts of its task plus this.",
+    )
+    remember: int = Field(
+        default=10_000, ge=1, description="Closed rollouts remembered per partition, to count late events."
+    )
+    workers: int = Field(default=2, ge=1, le=64, description="Processes that run reward functions.")
+    deadline_s: float = Field(default=30.0, gt=0, description="Longest run of one reward function.")
+    startup_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Longest start of the workers, importing the user's functions included.",
+    )
+    max_pending: int = Field(
+        default=1_000, ge=1, description="Closed rollouts being scored per partition before reading pauses."
+    )
+    max_reward: float = Field(
+        default=1e6, gt=0, description="A final reward of larger magnitude excludes the rollout."
+    )
+    failed_reward: float = Field(
+        default=0.0,
+        allow_inf_nan=False,
+        description="Final reward of a rollout whose agent failed or timed out; no function is called.",
+    )
+    air_cap: float = Field(
+        default=0.25,
+        ge=0,
+        allow_inf_nan=False,
+        description="Largest sum of magnitudes of a trajectory's intermediate terms. Keep it under half of "
+        "what separates a good final reward from a bad one; 0 turns intermediate rewards off.",
+    )
+    air_weights: dict[str, float] = Field(
+        default_factory=dict, description="Weight by rule name, over the defaults; 0 turns a rule off. JSON."
+    )
+    signal_weights: dict[str, float] = Field(
+        default_factory=dict,
+        description="Weight by signal name; signals not named are kept with weight 0. JSON.",
+    )
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> Self:
+        known = [rule.name for rule in RULES]
+        unknown = sorted(set(self.air_weights) - set(known))
+        if unknown:
+            raise ValueError(f"air_weights: no rule {', '.join(unknown)}; the rules are {', '.join(known)}")
+        return self

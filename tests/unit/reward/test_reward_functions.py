@@ -1,0 +1,126 @@
+"""Built-in rewards, and what counts as a reward at all."""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden_platform.testing.rollouts import make_task, make_trajectory
+from leyden_reward.rewards.builtin import exact_match, number_in, numeric
+from leyden_reward.rewards.verdict import MAX_FEEDBACK, Graded, Reason, Refused, verdict
+from leyden_schemas import RewardSpec, RewardTerm, Trajectory
+
+
+def answered(output: Any, reference: Any, name: str = "exact_match", **params: Any) -> Trajectory:
+    """A trajectory that ended with ``output`` where ``reference`` was wanted."""
+    task = make_task(reference=reference, reward=RewardSpec(name=name, params=params))
+    return make_trajectory(task=task, output=output)
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "expected"),
+    [
+        ("4", "4", 1.0),
+        (" 4\n", "4", 1.0),
+        (4, "4", 1.0),
+        ("Four", "four", 0.0),
+        ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, 1.0),
+        (None, "4", 0.0),
+        ("", "4", 0.0),
+    ],
+)
+def test_exact_match(output: Any, reference: Any, expected: float) -> None:
+    assert exact_match(answered(output, reference)) == expected
+
+
+def test_exact_match_can_ignore_case() -> None:
+    assert exact_match(answered("Four", "four", ignore_case=True)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("output", "reference", "params", "expected"),
+    [
+        ("The answer is 1,234.5.", 1234.5, {}, 1.0),
+        ("12 - 5 = 7", "7", {}, 1.0),
+        ("7 of 12", "7", {}, 0.0),
+        (7.0000001, 7, {}, 1.0),
+        (7.01, 7, {}, 0.0),
+        (7.01, 7, {"tolerance": 0.02}, 1.0),
+        (101, 100, {"relative": 0.01}, 1.0),
+        ("-3", -3, {}, 1.0),
+        ("1e3", 1000, {}, 1.0),
+        ("no idea", 7, {}, 0.0),
+        (None, 7, {}, 0.0),
+        (True, 1, {}, 0.0),
+        ("9" * 400, 7, {}, 0.0),
+    ],
+)
+def test_numeric(output: Any, reference: Any, params: dict[str, float], expected: float) -> None:
+    assert numeric(answered(output, reference, "numeric", **params)) == expected
+
+
+@pytest.mark.parametrize("reference", ["seven", [], None])
+def test_numeric_needs_a_number_to_compare_with(reference: Any) -> None:
+    with pytest.raises(ValueError, match=r"reference"):
+        numeric(answered("7", reference, "numeric"))
+
+
+@given(st.text() | st.integers() | st.floats() | st.lists(st.integers()) | st.none())
+def test_a_number_in_anything_is_finite_or_absent(value: Any) -> None:
+    found = number_in(value)
+    assert found is None or math.isfinite(found)
+
+
+def judged(value: object) -> Graded | Refused:
+    """The verdict on a return value."""
+    return verdict(value, by="f", max_reward=10.0)
+
+
+def test_a_number_is_one_term() -> None:
+    assert judged(0.5) == Graded((RewardTerm(name="reward", value=0.5),), "f")
+    assert judged(True) == Graded((RewardTerm(name="reward", value=1.0),), "f")
+    assert judged(Fraction(1, 4)) == Graded((RewardTerm(name="reward", value=0.25),), "f")
+
+
+def test_named_numbers_are_terms() -> None:
+    graded = judged({"right": 1, "short": 0.25})
+    assert isinstance(graded, Graded)
+    assert [(term.name, term.value) for term in graded.terms] == [("right", 1.0), ("short", 0.25)]
+
+
+def test_terms_keep_their_weight_and_feedback_within_bounds() -> None:
+    graded = judged([RewardTerm(name="judge", value=1.0, weight=0.5, feedback="x" * 10_000)])
+    assert isinstance(graded, Graded)
+    assert graded.terms[0].weighted == 0.5
+    assert graded.terms[0].feedback == "x" * MAX_FEEDBACK
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (math.nan, Reason.NOT_FINITE),
+        (-math.inf, Reason.NOT_FINITE),
+        (10**400, Reason.NOT_FINITE),
+        ({"a": 1.0, "b": math.nan}, Reason.NOT_FINITE),
+        ([RewardTerm.model_construct(name="a", value=math.inf)], Reason.NOT_FINITE),
+        (10.5, Reason.OUT_OF_RANGE),
+        ({"a": 6.0, "b": 6.0}, Reason.OUT_OF_RANGE),
+        ("1.0", Reason.WRONG_TYPE),
+        (None, Reason.WRONG_TYPE),
+        ({}, Reason.WRONG_TYPE),
+        ([], Reason.WRONG_TYPE),
+        ([1.0], Reason.WRONG_TYPE),
+        ({"a": "1"}, Reason.WRONG_TYPE),
+        ({1: 1.0}, Reason.WRONG_TYPE),
+        ({str(i): 0.0 for i in range(33)}, Reason.WRONG_TYPE),
+        (1j, Reason.WRONG_TYPE),
+    ],
+)
+def test_everything_else_is_refused_with_its_reason(value: object, reason: Reason) -> None:
+    refused = judged(value)
+    assert isinstance(refused, Refused)
+    assert refused.reason is reason
+    assert "f returned" in refused.text

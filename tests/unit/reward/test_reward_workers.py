@@ -1,0 +1,217 @@
+"""User reward functions in processes of their own: whatever one does, the others are not disturbed."""
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from leyden_platform.settings import CatalogueSettings
+from leyden_platform.testing.rollouts import make_task, make_trajectory
+from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
+from leyden_reward.rewards.workers import CatalogueError, RewardWorkers
+
+USER_CODE = """
+import asyncio, math, os, sys, time
+
+def right(trajectory):
+    assert trajectory.final == []
+    return float(trajectory.output == trajectory.task.reference)
+
+async def later(trajectory):
+    await asyncio.sleep(0)
+    return {"right": 1.0, "process": float(os.getpid())}
+
+def raises(trajectory):
+    raise KeyError("no such column")
+
+def hangs(trajectory):
+    while True:
+        time.sleep(1)
+
+def interrupts(trajectory):
+    raise KeyboardInterrupt
+
+def not_a_number(trajectory):
+    return math.nan
+
+def leaves(trajectory):
+    sys.exit(3)
+
+def dies(trajectory):
+    os._exit(7)
+
+def text(trajectory):
+    return "very good"
+
+def process(trajectory):
+    return float(os.getpid())
+"""
+FUNCTIONS = re.findall(r"def (\w+)", USER_CODE)
+
+TRAJECTORY = make_trajectory(task=make_task(reference="4"), output="4", final=[])
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> CatalogueSettings:
+    """A folder of user code with well- and ill-behaved rewards."""
+    (tmp_path / "user_rewards.py").write_text(USER_CODE)
+    return CatalogueSettings(
+        path=[str(tmp_path)], rewards={name: f"user_rewards:{name}" for name in FUNCTIONS}
+    )
+
+
+@asynccontextmanager
+async def running(
+    catalogue: CatalogueSettings, *, count: int = 1, deadline_s: float = 20.0, startup_s: float = 60.0
+) -> AsyncIterator[RewardWorkers]:
+    """Workers that are stopped afterwards."""
+    workers = RewardWorkers(catalogue, count=count, deadline_s=deadline_s, startup_s=startup_s)
+    await workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.stop()
+
+
+def reason(verdict: Verdict) -> Reason:
+    """Why it was refused."""
+    assert isinstance(verdict, Refused), verdict
+    return verdict.reason
+
+
+async def test_functions_are_judged_by_what_they_return_or_raise(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue) as workers:
+        right = await workers.grade("right", TRAJECTORY)
+        later = await workers.grade("later", TRAJECTORY)
+        raised = await workers.grade("raises", TRAJECTORY)
+        assert isinstance(right, Graded)
+        assert right.terms[0].value == 1.0
+        assert right.by.startswith("user_rewards:right#")
+        assert isinstance(later, Graded)
+        assert [term.name for term in later.terms] == ["right", "process"]
+        assert isinstance(raised, Refused)
+        assert "KeyError: 'no such column' (user_rewards.py:" in raised.text
+        assert reason(raised) is Reason.RAISED
+        assert reason(await workers.grade("interrupts", TRAJECTORY)) is Reason.RAISED
+        assert reason(await workers.grade("not_a_number", TRAJECTORY)) is Reason.NOT_FINITE
+        assert reason(await workers.grade("text", TRAJECTORY)) is Reason.WRONG_TYPE
+        assert reason(await workers.grade("leaves", TRAJECTORY)) is Reason.EXITED
+
+
+async def test_a_process_killed_between_calls_is_replaced(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue) as workers:
+        verdict = await workers.grade("process", TRAJECTORY)
+        assert isinstance(verdict, Graded)
+        pid = int(verdict.terms[0].value)
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.to_thread(await_condition, lambda: not alive(pid))
+        async with asyncio.timeout(20):
+            while not isinstance(await workers.grade("process", TRAJECTORY), Graded):
+                pass
+
+
+async def test_stopping_gives_no_verdict_on_calls_under_way(catalogue: CatalogueSettings) -> None:
+    workers = RewardWorkers(catalogue, count=1)
+    await workers.start()
+    calls = [asyncio.create_task(workers.grade("hangs", TRAJECTORY)) for _ in range(2)]
+    await asyncio.wait(calls, timeout=0.5)
+    await workers.stop()
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+
+
+async def test_a_process_that_dies_is_replaced(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue) as workers:
+        assert reason(await workers.grade("dies", TRAJECTORY)) is Reason.EXITED
+        assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+
+
+async def test_a_call_that_hangs_is_killed_and_does_not_delay_the_others(
+    catalogue: CatalogueSettings,
+) -> None:
+    async with running(catalogue, count=2, deadline_s=2.0) as workers:
+        hanging = asyncio.create_task(workers.grade("hangs", TRAJECTORY))
+        for _ in range(5):
+            assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+        assert not hanging.done()
+        assert reason(await hanging) is Reason.TIMED_OUT
+        both = await asyncio.gather(*(workers.grade("right", TRAJECTORY) for _ in range(4)))
+        assert all(isinstance(verdict, Graded) for verdict in both)
+
+
+async def test_importing_what_does_not_exist_fails_the_start_and_says_what(tmp_path: Path) -> None:
+    catalogue = CatalogueSettings(path=[str(tmp_path)], rewards={"lost": "nowhere:score", "no": "os:linesep"})
+    with pytest.raises(CatalogueError, match=r"lost: nowhere:score: ModuleNotFoundError.*no: os:linesep"):
+        async with running(catalogue):
+            pass
+
+
+async def test_an_import_that_ends_the_process_fails_the_start_in_time(tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text("import os; os._exit(1)")
+    catalogue = CatalogueSettings(path=[str(tmp_path)], rewards={"deadly": "deadly:score"})
+    with pytest.raises(CatalogueError, match="deadly:score took over 3 s or ends the process"):
+        async with running(catalogue, startup_s=3.0):
+            pass
+
+
+async def test_without_user_functions_no_process_is_started() -> None:
+    async with running(CatalogueSettings(path=[], rewards={})) as workers:
+        assert workers.not_ready() is None
+        assert "anything" not in workers
+
+
+SERVICE = """
+import asyncio, sys
+from leyden_platform.settings import CatalogueSettings
+from leyden_platform.testing.rollouts import make_trajectory
+from leyden_reward.rewards.workers import RewardWorkers
+
+async def main():
+    rewards = {name: f"user_rewards:{name}" for name in ("process", "hangs")}
+    catalogue = CatalogueSettings(path=[sys.argv[1]], rewards=rewards)
+    workers = RewardWorkers(catalogue, count=1)
+    await workers.start()
+    print(int((await workers.grade("process", make_trajectory())).terms[0].value), flush=True)
+    await workers.grade("hangs", make_trajectory())
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_workers_do_not_outlive_a_killed_service(catalogue: CatalogueSettings, tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(SERVICE)
+    service = subprocess.Popen(
+        [sys.executable, str(tmp_path / "service.py"), str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert service.stdout is not None
+    with service.stdout:
+        pid = int(service.stdout.readline())
+    service.send_signal(signal.SIGKILL)
+    service.wait(timeout=10)
+    await_condition(lambda: not alive(pid))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        os.kill(pid, 0)
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+def await_condition(holds: Callable[[], bool], timeout_s: float = 15.0) -> None:
+    """Poll until it holds; fail after the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "the condition did not come about in time"
+        time.sleep(0.02)
