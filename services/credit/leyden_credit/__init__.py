@@ -1,0 +1,1 @@
+"""The credit service: compares the rollouts of a task and says which step earned what."""

@@ -1,0 +1,7 @@
+"""``python -m leyden_credit``."""
+
+from leyden_credit.app import build
+from leyden_credit.settings import CreditSettings
+from leyden_platform.service import main
+
+main("credit", CreditSettings, build)

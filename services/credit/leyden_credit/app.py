@@ -1,0 +1,50 @@
+"""The composition root of the credit service."""
+
+from collections.abc import Sequence
+
+from leyden_credit.crediting import Crediting, NamedEstimator
+from leyden_credit.estimators import estimator
+from leyden_credit.groups import Groups
+from leyden_credit.handlers import CreditProcessor
+from leyden_credit.settings import CreditSettings
+from leyden_platform.clock import Clock, SystemClock
+from leyden_platform.messaging import ConsumerGroup, KafkaPublisher, Partition, ProcessorFactory, Publisher
+from leyden_platform.service import Component
+from leyden_schemas import Topics
+
+
+async def build(settings: CreditSettings) -> Sequence[Component]:
+    """The publisher, and the consumer of trajectories."""
+    publisher = KafkaPublisher(settings.kafka, "credit")
+    consumer = ConsumerGroup(
+        settings.kafka,
+        topics=[Topics.TRAJECTORIES.name],
+        group=settings.group,
+        factory=processors(settings, publisher, SystemClock()),
+        publisher=publisher,
+    )
+    return [publisher, consumer]
+
+
+def processors(settings: CreditSettings, publisher: Publisher, clock: Clock) -> ProcessorFactory:
+    """What gives every assigned partition its own groups; how they are credited is shared."""
+    chosen = crediting(settings)
+
+    def processor(_partition: Partition) -> CreditProcessor:
+        groups = Groups(deadline_s=settings.deadline_s, remember=settings.remember)
+        return CreditProcessor(groups=groups, crediting=chosen, publisher=publisher, clock=clock)
+
+    return processor
+
+
+def crediting(settings: CreditSettings) -> Crediting:
+    """The estimators that the settings name."""
+
+    def named(name: str) -> NamedEstimator:
+        return NamedEstimator(name, estimator(name, gamma=settings.gamma))
+
+    return Crediting(
+        named(settings.estimator),
+        by_policy={policy: named(name) for policy, name in settings.estimators.items()},
+        air=settings.air_weight,
+    )

@@ -1,0 +1,44 @@
+"""Settings of the credit service (``LEYDEN_CREDIT_…``)."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from leyden_credit.estimators import estimator
+from leyden_platform.settings import ServiceSettings
+
+
+class CreditSettings(ServiceSettings):
+    """What the credit service can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_CREDIT_", frozen=True, extra="ignore", env_nested_delimiter="__"
+    )
+
+    group: str = Field(default="leyden-credit", min_length=1, description="Consumer group.")
+    estimator: str = Field(default="grpo", description="Estimator of policies that estimators does not name.")
+    estimators: dict[str, str] = Field(
+        default_factory=dict, description='Estimator by policy name, as JSON: {"calculator": "return_to_go"}'
+    )
+    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount per step, for return_to_go.")
+    air_weight: float = Field(
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How much intermediate rewards count beside the final one; 0 trains on outcomes alone.",
+    )
+    deadline_s: float = Field(
+        default=600.0, gt=0, description="A group is closed this long after its first trajectory."
+    )
+    remember: int = Field(
+        default=10_000,
+        ge=1,
+        description="Closed groups remembered per partition, to count late trajectories.",
+    )
+
+    @model_validator(mode="after")
+    def _estimators_exist(self) -> Self:
+        for name in (self.estimator, *self.estimators.values()):
+            estimator(name)
+        return self
