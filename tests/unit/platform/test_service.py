@@ -1,0 +1,112 @@
+"""The lifecycle: readiness, order of stopping, and failing loudly."""
+
+import asyncio
+import socket
+
+import httpx
+import pytest
+from pydantic_settings import SettingsConfigDict
+from starlette.applications import Starlette
+
+from leyden_platform.http import HttpServer, PortInUse
+from leyden_platform.ops import OpsServer
+from leyden_platform.service import DrainTimedOut, load_settings, run_components
+from leyden_platform.settings import OpsSettings, ServiceSettings
+
+SETTINGS = ServiceSettings(ops=OpsSettings(host="127.0.0.1", port=0), drain_timeout_s=5)
+
+
+class Part:
+    """A component that notes what happens to it."""
+
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name, self._notes = name, notes
+        self.waiting_for: str | None = None
+        self.failure: Exception | None = None
+        self.drains = True
+        self.started = asyncio.Event()
+
+    def not_ready(self) -> str | None:
+        return self.waiting_for
+
+    async def run(self, stop: asyncio.Event) -> None:
+        self._notes.append(f"{self.name} started")
+        self.started.set()
+        if self.failure:
+            raise self.failure
+        await stop.wait()
+        if not self.drains:
+            await asyncio.Event().wait()
+        self._notes.append(f"{self.name} drained")
+
+
+async def test_components_stop_in_reverse_order() -> None:
+    notes: list[str] = []
+    first, second = Part("first", notes), Part("second", notes)
+    stop = asyncio.Event()
+    task = asyncio.create_task(run_components("test", SETTINGS, [first, second], stop))
+    await asyncio.wait_for(second.started.wait(), 5)
+    stop.set()
+    await asyncio.wait_for(task, 5)
+    assert notes == ["first started", "second started", "second drained", "first drained"]
+
+
+async def test_a_failing_component_fails_the_service_after_draining_the_rest() -> None:
+    notes: list[str] = []
+    good, bad = Part("good", notes), Part("bad", notes)
+    bad.failure = ConnectionError("gone")
+    with pytest.raises(ConnectionError, match="gone"):
+        await asyncio.wait_for(run_components("test", SETTINGS, [good, bad], asyncio.Event()), 5)
+    assert "good drained" in notes
+
+
+async def test_a_component_that_never_drains_is_cut_off() -> None:
+    part = Part("stuck", [])
+    part.drains = False
+    stop = asyncio.Event()
+    stop.set()
+    quick = SETTINGS.model_copy(update={"drain_timeout_s": 0.05})
+    with pytest.raises(DrainTimedOut, match="stuck"):
+        await asyncio.wait_for(run_components("test", quick, [part], stop), 5)
+
+
+async def test_ops_port() -> None:
+    part = Part("consumer", [])
+    part.waiting_for = "waiting for partitions"
+    async with (
+        OpsServer(SETTINGS.ops, [part]) as ops,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{ops.port}") as client,
+    ):
+        assert (await client.get("/healthz")).status_code == 200
+        waiting = await client.get("/readyz")
+        assert (waiting.status_code, waiting.json()["waiting"]) == (
+            503,
+            {"consumer": "waiting for partitions"},
+        )
+        part.waiting_for = None
+        assert (await client.get("/readyz")).json() == {"ready": True, "waiting": {}}
+        assert "python_info" in (await client.get("/metrics")).text
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUse, match=f"127.0.0.1:{port}"):
+            HttpServer("api", Starlette(), "127.0.0.1", port).bind()
+
+
+class Strict(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_STRICT_")
+    size: int
+
+
+def test_a_bad_setting_ends_the_process_naming_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LEYDEN_STRICT_SIZE", "large")
+    with pytest.raises(SystemExit) as caught:
+        load_settings(Strict)
+    assert caught.value.code == 2
+    assert "LEYDEN_STRICT_SIZE: Input should be a valid integer" in capsys.readouterr().err

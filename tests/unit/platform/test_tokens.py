@@ -1,0 +1,40 @@
+"""Tokens give exactly what they say, and only while they are valid."""
+
+import pytest
+from pydantic import SecretStr
+
+from leyden_platform.tokens import InvalidToken, RolloutClaims, mint, verify
+from leyden_schemas import RolloutAssigned, Sampling, Split, Task
+
+SECRET = SecretStr("s" * 32)
+ASSIGNED = RolloutAssigned.fan_out(
+    Task(task_id="t", input={}, policy="calculator#latest", sampling=Sampling(temperature=0.5), run="r")
+)[0]
+
+
+def test_claims_survive() -> None:
+    claims = RolloutClaims.of(ASSIGNED, attempt=2, traceparent="00-1-2-01")
+    assert verify(mint(claims, SECRET, ttl_s=60), SECRET) == claims
+    assert (claims.split, claims.policy, claims.sampling.temperature, claims.run) == (
+        Split.TRAIN,
+        "calculator#latest",
+        0.5,
+        "r",
+    )
+
+
+def test_an_expired_token_says_so() -> None:
+    with pytest.raises(InvalidToken, match="expired"):
+        verify(mint(RolloutClaims.of(ASSIGNED, 1), SECRET, ttl_s=-60), SECRET)
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "a.b.c"])
+def test_garbage_is_refused(token: str) -> None:
+    with pytest.raises(InvalidToken, match="not a valid rollout token"):
+        verify(token, SECRET)
+
+
+def test_another_secret_is_refused() -> None:
+    token = mint(RolloutClaims.of(ASSIGNED, 1), SecretStr("t" * 32), ttl_s=60)
+    with pytest.raises(InvalidToken):
+        verify(token, SECRET)
