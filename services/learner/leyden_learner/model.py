@@ -37,7 +37,9 @@ def choose_device(wish: str) -> torch.device:
 def load_model(folder: Path, device: torch.device) -> Any:
     """The causal LM in a Hugging Face folder, in fp32, with dropout off. Raises ``UnsupportedModel``."""
     from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:

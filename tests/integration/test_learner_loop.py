@@ -1,0 +1,407 @@
+"""The whole learner on a real broker and a real Postgres: from samples to versions, and through crashes.
+
+Samples share one partition, so that an interrupted learner sees them in the order an uninterrupted one did.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+from safetensors.torch import load_file
+from torch import Tensor, equal
+
+from leyden_learner.app import build_learner
+from leyden_learner.learner import ArtifactChanged, Learner
+from leyden_learner.registry import PolicyMissing
+from leyden_learner.repository import Checkpoint, CheckpointRepository
+from leyden_learner.settings import LearnerSettings
+from leyden_learner.testing import RegistryStub, make_row, make_sample, make_span, write_model
+from leyden_local.ports import free_ports
+from leyden_platform.database import create_engine
+from leyden_platform.http import HttpServer
+from leyden_platform.messaging import KafkaPublisher, ensure_topics
+from leyden_platform.settings import DatabaseSettings, KafkaSettings, OpsSettings
+from leyden_schemas import Topics, TrainingSample, encode
+
+pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
+
+DEADLINE_S = 60.0
+BATCH = 4
+
+
+@dataclass
+class World:
+    """One policy with its samples, database, registry and checkpoint folder."""
+
+    kafka: KafkaSettings
+    database: DatabaseSettings
+    folder: Path
+    first: Path
+    policy: str
+    registry: RegistryStub = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.registry = RegistryStub(self.policy, self.first)
+
+    def settings(self, **changes: Any) -> LearnerSettings:
+        """A learner of four rollouts a step."""
+        defaults: dict[str, Any] = {
+            "kafka": self.kafka,
+            "database": self.database,
+            "ops": OpsSettings(port=0),
+            "policy": self.policy,
+            "registry_url": "http://registry",
+            "checkpoint_dir": self.folder / "checkpoints",
+            "batch_rollouts": BATCH,
+            "min_rollouts": 1,
+            "max_staleness": 100,
+            "lr": 1e-2,
+            "threads": 1,
+            "device": "cpu",
+        }
+        return LearnerSettings(**(defaults | changes))
+
+    def learner(self, **changes: Any) -> Learner:
+        """A learner over this world."""
+        return build_learner(self.settings(**changes), httpx.ASGITransport(self.registry.app))
+
+    def sample(self, index: int, **changes: Any) -> TrainingSample:
+        """A sample of this policy."""
+        return make_sample(index, **({"policy": self.policy} | changes))
+
+    async def publish(self, *samples: TrainingSample) -> None:
+        """Put samples into one partition, in order."""
+        await self.publish_raw(*map(encode, samples))
+
+    async def publish_raw(self, *values: bytes) -> None:
+        """Put bytes into the same partition."""
+        publisher = KafkaPublisher(self.kafka, "tests")
+        await publisher.start()
+        for value in values:
+            await publisher.publish_raw(Topics.SAMPLES.name, b"one partition", value)
+        await publisher.stop()
+
+    @asynccontextmanager
+    async def repository(self) -> AsyncIterator[CheckpointRepository]:
+        """The learner's tables."""
+        engine = create_engine(self.database)
+        yield CheckpointRepository(engine, self.policy, "default")
+        await engine.dispose()
+
+    async def checkpoints(self) -> list[Checkpoint]:
+        """Committed checkpoints, oldest first."""
+        async with self.repository() as repository:
+            return (await repository.newest(100))[::-1]
+
+    def count(self, metric: str, **labels: str) -> float:
+        """A metric of this policy."""
+        return REGISTRY.get_sample_value(metric, {"policy": self.policy, **labels}) or 0.0
+
+    def dropped(self, reason: str) -> float:
+        """Samples dropped for a reason."""
+        return self.count("leyden_learner_samples_dropped_total", reason=reason)
+
+
+@pytest.fixture
+async def make_world(
+    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
+) -> Callable[[], World]:
+    """Worlds that share broker, database and first version, each with its own policy."""
+    await ensure_topics(kafka, [Topics.SAMPLES])
+    first = write_model(tmp_path / "first")
+
+    def make() -> World:
+        policy = f"tiny-{uuid4().hex[:8]}"
+        return World(kafka, database, tmp_path, first, policy)
+
+    return make
+
+
+@pytest.fixture
+def world(make_world: Callable[[], World]) -> World:
+    return make_world()
+
+
+@asynccontextmanager
+async def running(learner: Learner) -> AsyncIterator["asyncio.Task[None]"]:
+    """The learner at work; stopped in the end, which it must survive."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(learner.run(stop))
+    try:
+        yield task
+        stop.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await task
+
+
+async def until(condition: Callable[[], object], task: "asyncio.Task[None]") -> None:
+    """Wait for a condition while the learner lives."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            if task.done():
+                task.result()
+                raise AssertionError("the learner returned early")
+            await asyncio.sleep(0.02)
+
+
+async def train(world: World, steps: int, **changes: Any) -> None:
+    """Run a learner until its versions are ``steps``."""
+    async with running(world.learner(max_steps=steps, **changes)) as task:
+        await until(lambda: len(world.registry.registered) == steps, task)
+
+
+def weights(world: World) -> dict[str, Tensor]:
+    """The newest registered version's weights."""
+    artifact = world.registry.registered[-1]["artifact"].removeprefix("file://")
+    return load_file(Path(artifact) / "model.safetensors")
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(equal(one[name], other[name]) for name in one)
+
+
+async def test_samples_become_versions(world: World) -> None:
+    await world.publish(*(world.sample(index) for index in range(2 * BATCH)))
+    await train(world, 2)
+    registered = world.registry.registered
+    assert [(each["parent"], each["step"], each["aliases"]) for each in registered] == [
+        (0, 1, ["latest", "serving"]),
+        (1, 2, ["latest", "serving"]),
+    ]
+    assert registered[0]["metrics"]["rollouts"] == BATCH
+    first, second = await world.checkpoints()
+    assert [first.version, second.version] == [1, 2]
+    assert second.digest == registered[1]["digest"]
+    assert second.base == world.first
+    assert world.count("leyden_learner_rollouts_trained_total") == 2 * BATCH
+    assert world.count("leyden_learner_step") == 2
+    async with world.repository() as repository:
+        rollouts = [world.sample(index).rollout_id for index in range(2 * BATCH)]
+        assert await repository.trained_among(rollouts) == set(rollouts)
+
+
+async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) -> None:
+    await world.publish_raw(b"not json", b'{"policy": "x"}', encode(world.sample(0)))
+    await world.publish(
+        world.sample(0, reward=7.0),
+        world.sample(1, policy=f"{world.policy}-other"),
+        world.sample(2, run="other"),
+        world.sample(3, tenant="other"),
+        make_sample(4, make_row([1, 99], make_span(1, [-1.0])), policy=world.policy),
+        make_sample(5, make_row([1, 2], make_span(1, [-1.0], version=5)), policy=world.policy),
+        *(world.sample(index) for index in range(10, 10 + BATCH - 1)),
+    )
+    await train(world, 1)
+    reasons = (
+        "duplicate",
+        "other_run",
+        "other_tenant",
+        "token_out_of_vocabulary",
+        "unknown_version",
+    )
+    assert {reason: world.dropped(reason) for reason in reasons} == dict.fromkeys(reasons, 1.0)
+    # Other tests' samples lie in the same topic.
+    assert world.dropped("other_policy") >= 1
+    assert world.dropped("malformed") >= 2
+    assert world.registry.registered[0]["metrics"]["reward_mean"] == pytest.approx(0.5)
+
+
+async def test_a_sample_that_grew_stale_while_waiting_is_dropped(world: World) -> None:
+    await world.publish(*(world.sample(index) for index in range(BATCH + 1)))
+    async with running(world.learner(max_staleness=0)) as task:
+        await until(lambda: world.dropped("too_stale") == 1, task)
+    assert len(world.registry.registered) == 1
+
+
+async def test_a_partial_batch_is_trained_when_its_time_is_up(world: World) -> None:
+    await world.publish(*(world.sample(index) for index in range(2)))
+    await train(world, 1, min_rollouts=2, batch_timeout_s=0.2)
+    assert world.registry.registered[0]["metrics"]["rollouts"] == 2
+
+
+async def test_a_learner_goes_on_where_it_stopped(make_world: Callable[[], World]) -> None:
+    steady, stopped = make_world(), make_world()
+    for world in (steady, stopped):
+        await world.publish(*(world.sample(index) for index in range(3 * BATCH + 2)))
+    await train(steady, 3)
+    for steps in (1, 2, 3):
+        await train(stopped, steps)
+    assert same(weights(steady), weights(stopped))
+    assert stopped.dropped("already_trained") == 0
+
+
+class Crash(BaseException):
+    """Stands for ``kill -9``: no handler may react to it."""
+
+
+def crash_on_save(learner: Learner) -> None:
+    """Die after the step is trained, before its checkpoint is written."""
+
+    def die(*_args: object) -> Path:
+        raise Crash
+
+    learner._store.write = die  # type: ignore[method-assign, assignment]
+
+
+def crash_on_commit(learner: Learner) -> None:
+    """Die with the checkpoint on disk, before the transaction."""
+
+    async def die(*_args: object) -> None:
+        raise Crash
+
+    learner._repository.commit = die  # type: ignore[method-assign]
+
+
+def crash_on_register(learner: Learner) -> None:
+    """Die with the step committed, before the registry knows."""
+
+    async def die(*_args: object) -> int:
+        raise Crash
+
+    learner._registry.register = die  # type: ignore[method-assign]
+
+
+def crash_after_register(learner: Learner) -> None:
+    """Die with the version registered, before the row says so."""
+
+    async def die(*_args: object) -> None:
+        raise Crash
+
+    learner._repository.set_version = die  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("crash", "committed"),
+    [(crash_on_save, 1), (crash_on_commit, 1), (crash_on_register, 2), (crash_after_register, 2)],
+)
+async def test_a_crash_anywhere_in_a_step_ends_in_the_same_weights(
+    make_world: Callable[[], World], crash: Callable[[Learner], None], committed: int
+) -> None:
+    steady, crashed = make_world(), make_world()
+    for world in (steady, crashed):
+        await world.publish(*(world.sample(index) for index in range(3 * BATCH)))
+    await train(steady, 3)
+    await train(crashed, 1)
+    learner = crashed.learner()
+    crash(learner)
+    with pytest.raises(Crash):
+        async with asyncio.timeout(DEADLINE_S):
+            await learner.run(asyncio.Event())
+    assert len(await crashed.checkpoints()) == committed
+    await train(crashed, 3)
+    assert same(weights(steady), weights(crashed))
+    assert [each.step for each in await crashed.checkpoints()] == [1, 2, 3]
+    assert [each["step"] for each in crashed.registry.registered] == [1, 2, 3]
+    folders = list((crashed.folder / "checkpoints" / crashed.policy / "default").iterdir())
+    assert set(folders) == {each.path for each in await crashed.checkpoints()}
+
+
+async def test_a_registry_away_in_mid_training_loses_nothing(world: World) -> None:
+    await world.publish(*(world.sample(index) for index in range(2 * BATCH)))
+    learner = world.learner(max_steps=2)
+    async with running(learner) as task:
+        await until(lambda: learner.not_ready() is None, task)
+        world.registry.away = True
+        await until(lambda: world.registry.asked > 2, task)
+        assert "registry" in (learner.not_ready() or "")
+        world.registry.away = False
+        await until(lambda: len(world.registry.registered) == 2, task)
+        await until(lambda: learner.not_ready() is None, task)
+    assert world.count("leyden_learner_retries_total", what="registry") > 2
+
+
+async def test_a_learner_stops_promptly_while_the_registry_is_away(world: World) -> None:
+    world.registry.away = True
+    learner = world.learner()
+    async with running(learner) as task:
+        await until(lambda: "first version" in (learner.not_ready() or ""), task)
+
+
+async def test_a_policy_that_never_appears_is_an_error_in_time(world: World) -> None:
+    world.registry.versions.clear()
+    with pytest.raises(PolicyMissing):
+        async with asyncio.timeout(DEADLINE_S):
+            await world.learner(start_timeout_s=0.3).run(asyncio.Event())
+
+
+async def test_changed_weights_are_not_trained_from(world: World) -> None:
+    (world.first / "chat_template.jinja").write_text("something else")
+    with pytest.raises(ArtifactChanged, match="restore its files"):
+        async with asyncio.timeout(DEADLINE_S):
+            await world.learner().run(asyncio.Event())
+
+
+async def test_training_pauses_after_too_many_unhealthy_steps(world: World) -> None:
+    await world.publish(*(world.sample(index) for index in range(3 * BATCH)))
+    learner = world.learner(max_ratio=1.0000001, max_skips=2)
+    async with running(learner) as task:
+        await until(lambda: "ratio_explosion" in (learner.not_ready() or ""), task)
+    assert world.count("leyden_learner_steps_skipped_total", reason="ratio_explosion") == 2
+    assert world.count("leyden_learner_paused") == 1
+    assert world.dropped("unhealthy_step") == 2 * BATCH
+    assert await world.checkpoints() == []
+
+
+@asynccontextmanager
+async def process(world: World, registry_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The learner as its own process; killed in the end."""
+    environment = os.environ | {
+        "LEYDEN_KAFKA_BOOTSTRAP": world.kafka.bootstrap,
+        "LEYDEN_KAFKA_IDEMPOTENT": str(world.kafka.idempotent),
+        "LEYDEN_DATABASE_URL": world.database.url.get_secret_value(),
+        "LEYDEN_OPS_PORT": "0",
+        "LEYDEN_LEARNER_POLICY": world.policy,
+        "LEYDEN_LEARNER_REGISTRY_URL": f"http://127.0.0.1:{registry_port}",
+        "LEYDEN_LEARNER_CHECKPOINT_DIR": str(world.folder / "checkpoints"),
+        "LEYDEN_LEARNER_BATCH_ROLLOUTS": str(BATCH),
+        "LEYDEN_LEARNER_MIN_ROLLOUTS": "1",
+        "LEYDEN_LEARNER_MAX_STALENESS": "100",
+        "LEYDEN_LEARNER_LR": "1e-2",
+        "LEYDEN_LEARNER_THREADS": "1",
+        "LEYDEN_LEARNER_DEVICE": "cpu",
+    }
+    child = await asyncio.create_subprocess_exec(sys.executable, "-m", "leyden_learner", env=environment)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+async def test_kill_9_of_the_process_ends_in_the_same_weights(make_world: Callable[[], World]) -> None:
+    steady, killed = make_world(), make_world()
+    steps = 12
+    for world in (steady, killed):
+        await world.publish(*(world.sample(index) for index in range(steps * BATCH)))
+    await train(steady, steps)
+    (port,) = free_ports(1)
+    server = HttpServer("registry", killed.registry.app, "127.0.0.1", port)
+    stop = asyncio.Event()
+    serving = asyncio.create_task(server.run(stop))
+    for wanted in (2, 5, steps):
+        async with process(killed, port) as child, asyncio.timeout(DEADLINE_S):
+            while len(killed.registry.registered) < wanted:
+                assert child.returncode is None
+                await asyncio.sleep(0.005)
+            child.send_signal(signal.SIGKILL if wanted < steps else signal.SIGTERM)
+            assert await child.wait() == (-signal.SIGKILL if wanted < steps else 0)
+    stop.set()
+    await serving
+    assert [each["step"] for each in killed.registry.registered] == list(range(1, steps + 1))
+    assert same(weights(steady), weights(killed))

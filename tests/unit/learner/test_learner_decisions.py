@@ -1,0 +1,80 @@
+"""The learning rate's course, the health verdict, settings that contradict themselves, and light imports."""
+
+import subprocess
+import sys
+from typing import Any, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from leyden_learner.health import HealthLimits, Unhealthy, verdict
+from leyden_learner.schedule import lr_factor
+from leyden_learner.settings import LearnerSettings
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("step", "schedule", "factor"),
+    [
+        (0, "constant", 0.25),
+        (3, "constant", 1.0),
+        (999, "constant", 1.0),
+        (4, "linear", 1.0),
+        (6, "linear", 0.75),
+        (12, "linear", 0.0),
+        (99, "linear", 0.0),
+        (8, "cosine", 0.5),
+        (12, "cosine", 0.0),
+    ],
+)
+def test_learning_rate(step: int, schedule: Literal["constant", "linear", "cosine"], factor: float) -> None:
+    got = lr_factor(step, warmup_steps=4, total_steps=12, schedule=schedule)
+    assert got == pytest.approx(factor, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("measured", "reason"),
+    [
+        ({}, None),
+        ({"loss": NAN}, Unhealthy.NON_FINITE_LOSS),
+        ({"grad_norm": float("inf")}, Unhealthy.NON_FINITE_GRADIENT),
+        ({"ratio_max": 101.0}, Unhealthy.RATIO_EXPLOSION),
+        ({"ratio_max": NAN}, Unhealthy.RATIO_EXPLOSION),
+        ({"kl": 1.5}, Unhealthy.KL_EXPLOSION),
+        ({"kl": NAN}, Unhealthy.KL_EXPLOSION),
+    ],
+)
+def test_verdict(measured: dict[str, float], reason: Unhealthy | None) -> None:
+    healthy = {"loss": -0.1, "grad_norm": 1.0, "ratio_max": 2.0, "kl": 0.01}
+    assert verdict(**(healthy | measured), limits=HealthLimits(max_kl=1.0, max_ratio=100.0)) is reason
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"min_rollouts": 9, "batch_rollouts": 8}, "min_rollouts 9 exceeds batch_rollouts 8"),
+        ({"batch_rollouts": 2000}, "no step would ever be full"),
+        ({"lr_schedule": "cosine"}, "needs total_steps"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"policy": "../up"}, "policy"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        LearnerSettings(**({"policy": "tiny"} | values))
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEYDEN_LEARNER_POLICY", "calculator")
+    monkeypatch.setenv("LEYDEN_LEARNER_BETAS", "[0.8, 0.9]")
+    monkeypatch.setenv("LEYDEN_LEARNER_ALIASES", '["latest"]')
+    monkeypatch.setenv("LEYDEN_KAFKA_BOOTSTRAP", "broker:9092")
+    settings = LearnerSettings()
+    assert (settings.policy, settings.betas, settings.aliases) == ("calculator", (0.8, 0.9), ["latest"])
+    assert settings.kafka.bootstrap == "broker:9092"
+
+
+def test_composing_a_learner_does_not_import_torch() -> None:
+    code = "import sys, leyden_learner.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

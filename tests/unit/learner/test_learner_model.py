@@ -1,0 +1,100 @@
+"""Log-probabilities of sampled tokens, against the plain computation row by row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from leyden_learner import model as subject
+from leyden_learner.collate import MicroBatch, collate, weigh
+from leyden_learner.model import UnsupportedModel, load_model, token_logprobs
+from leyden_learner.objective.aggregation import rollout_mean
+from leyden_learner.testing import make_row, make_sample, make_span
+from leyden_schemas import TrainingSample
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: Path) -> Any:
+    return load_model(model_folder, CPU)
+
+
+@pytest.fixture
+def batch(samples: list[TrainingSample]) -> MicroBatch:
+    return collate(weigh(samples, rollout_mean))
+
+
+@pytest.fixture
+def samples() -> list[TrainingSample]:
+    """Rows of different lengths, one with two spans, one span at the very end."""
+    return [
+        make_sample(0, make_row([3, 1, 4, 1, 5, 9, 2, 6], make_span(1, [-1.0]), make_span(4, [-1.0] * 3))),
+        make_sample(1, make_row([2, 7, 1], make_span(2, [-1.0]))),
+        make_sample(2, make_row([31, 0, 30, 1, 29], make_span(3, [-1.0, -1.0]))),
+    ]
+
+
+def naive(model: Any, token_ids: list[int], position: int) -> float:
+    """log p(token at position | what is before it), from a forward pass over the row alone."""
+    with torch.no_grad():
+        logits_v = model(input_ids=torch.tensor([token_ids[:position]])).logits[0, -1]
+    return float(torch.log_softmax(logits_v, dim=-1)[token_ids[position]])
+
+
+def test_batched_logprobs_equal_the_naive_ones(
+    model: Any, samples: list[TrainingSample], batch: MicroBatch
+) -> None:
+    got = token_logprobs(model, batch).logprobs_n.tolist()
+    expected = [
+        naive(model, item.row.token_ids, position)
+        for item in weigh(samples, rollout_mean)
+        for span in item.row.spans
+        for position in range(span.start, span.stop)
+    ]
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_entropy_is_that_of_the_next_token_distribution(model: Any, batch: MicroBatch) -> None:
+    entropies = token_logprobs(model, batch).entropies_n
+    with torch.no_grad():
+        logits_bv = model(input_ids=batch.token_ids_bt).logits[batch.row_n, batch.position_n - 1]
+    expected = torch.distributions.Categorical(logits=logits_bv).entropy()  # type: ignore[no-untyped-call]
+    assert entropies.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert not entropies.requires_grad
+
+
+def test_a_head_computed_in_parts_gives_the_same_gradient(
+    model: Any, batch: MicroBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gradients = []
+    for elements in (subject.HEAD_ELEMENTS, 64):
+        monkeypatch.setattr(subject, "HEAD_ELEMENTS", elements)
+        model.zero_grad()
+        scores = token_logprobs(model, batch)
+        (scores.logprobs_n * batch.weights_n).sum().backward()  # type: ignore[no-untyped-call]
+        gradients.append(model.model.embed_tokens.weight.grad.clone())
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-7)
+
+
+def test_a_model_that_does_more_than_a_linear_head_is_refused(tmp_path: Path) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    config = GraniteConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        logits_scaling=8.0,
+    )
+    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="scales or caps its logits"):
+        load_model(tmp_path, CPU)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="cannot load"):
+        load_model(tmp_path, CPU)
