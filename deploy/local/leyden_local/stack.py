@@ -14,7 +14,7 @@ import httpx
 
 from leyden_local.config import StackConfig
 from leyden_local.state import Phase, StackFolder, StackState
-from leyden_local.supervisor import STOP_TIMEOUT_S, StackFailed, database_folder, die_with_parent
+from leyden_local.supervisor import STOP_TIMEOUT_S, StackFailed, die_with_parent
 
 
 class NotRunning(RuntimeError):
@@ -137,5 +137,7 @@ def _ready(ops_port: int | None) -> str:
 
 def remove(directory: Path) -> None:
     """Delete the folder of a stack that does not run, its database included."""
-    shutil.rmtree(database_folder(StackFolder(directory)), ignore_errors=True)
+    folder = StackFolder(directory)
+    if folder.database.exists():
+        shutil.rmtree(folder.database.read_text(), ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)

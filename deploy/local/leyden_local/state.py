@@ -72,6 +72,7 @@ class StackFolder:
         self.lock = self.directory / "stack.lock"
         self.logs = self.directory / "logs"
         self.checkpoints = self.directory / "checkpoints"
+        self.database = self.directory / "database-folder"
         self.secret = self.directory / "token-secret"
 
     def create(self) -> None:

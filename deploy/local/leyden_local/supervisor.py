@@ -7,7 +7,7 @@ kernel for a signal when the supervisor dies, so even ``kill -9`` of it takes th
 import asyncio
 import contextlib
 import ctypes
-import hashlib
+import json
 import os
 import secrets
 import signal
@@ -114,10 +114,10 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def last_words(self, lines: int = 12) -> str:
+    def last_words(self, lines: int = 5) -> str:
         """The end of its log."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(_brief(line) for line in text.splitlines()[-lines:])
 
 
 class Supervisor:
@@ -199,9 +199,7 @@ class Supervisor:
         if self.config.model is None:
             return
         registry = RegistryClient(self.ports.endpoints().registry)
-        registry.import_version(
-            self.config.policy, self.config.model.resolve().as_uri(), aliases=["base", "latest", "serving"]
-        )
+        registry.import_version(self.config.policy, self.config.model, aliases=["base", "latest", "serving"])
 
     def _restart_the_dead(self) -> None:
         for child in self.children:
@@ -246,6 +244,15 @@ class Supervisor:
         )
 
 
+def _brief(line: str) -> str:
+    """A structured log line as a person wants to read it; other lines as they are."""
+    try:
+        event = json.loads(line)
+        return f"{event['event']}: {event['error']}" if "error" in event else str(event["event"])
+    except (ValueError, KeyError, TypeError):
+        return line
+
+
 def _secret(folder: StackFolder) -> str:
     if not folder.secret.exists():
         folder.secret.touch(mode=0o600)
@@ -257,8 +264,10 @@ def database_folder(folder: StackFolder) -> Path:
     """The stack's own folder, or, for root, one that the unprivileged server can reach."""
     if postgres.unprivileged_user() is None:
         return folder.directory / "postgres"
-    name = hashlib.sha256(str(folder.directory).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"leyden-postgres-{name}"
+    if not folder.database.exists():
+        folder.database.write_text(tempfile.mkdtemp(prefix="leyden-postgres-"))
+        Path(folder.database.read_text()).chmod(0o755)
+    return Path(folder.database.read_text()) / "data"
 
 
 def main() -> None:

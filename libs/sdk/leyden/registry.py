@@ -1,10 +1,12 @@
 """A small client of the registry's HTTP interface."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from leyden_platform.artifacts import IncompleteArtifact, verify_artifact
 from leyden_schemas import cause_id
 
 
@@ -18,11 +20,15 @@ class RegistryClient:
     def __init__(self, url: str, *, timeout_s: float = 60.0) -> None:
         self._url, self._timeout_s = url.rstrip("/"), timeout_s
 
-    def import_version(self, policy: str, artifact: str, *, aliases: Sequence[str] = ()) -> dict[str, Any]:
-        """Register a folder (a ``file://`` URI) as a version; the same folder twice is one version."""
+    def import_version(self, policy: str, folder: Path, *, aliases: Sequence[str] = ()) -> dict[str, Any]:
+        """Register a Hugging Face folder as a version; the same folder and content twice is one version."""
+        try:
+            digest = verify_artifact(folder)
+        except IncompleteArtifact as error:
+            raise RegistryFailed(str(error)) from error
         body = {
-            "version_id": str(cause_id("import", policy, artifact)),
-            "artifact": artifact,
+            "version_id": str(cause_id("import", policy, folder.absolute(), digest)),
+            "artifact": folder.absolute().as_uri(),
             "aliases": list(aliases),
         }
         return self._call("POST", f"/v1/policies/{policy}/versions", body)

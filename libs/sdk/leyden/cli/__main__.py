@@ -11,7 +11,8 @@ app = typer.Typer(
     name="leyden",
     help="Turns the traffic of LLM agents into better agents.\n\n"
     "Start with [bold]leyden demo[/bold]: it starts everything on this machine, trains the calculator "
-    "agent and shows how much better it got. [bold]leyden up[/bold] starts the same services and leaves them running.",
+    "agent and shows how much better it got. [bold]leyden up[/bold] starts the same services and leaves "
+    "them running.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,

@@ -17,7 +17,7 @@ class Failed(Exception):
 
 
 def local_stack(directory: Path) -> "StackState | None":
-    """The stack that runs in ``directory``; None when there is none or this installation has no local stack."""
+    """The stack that runs in ``directory``; None when there is none, or no local stack installed."""
     try:
         from leyden_local.stack import running
     except ImportError:

@@ -41,9 +41,7 @@ def import_(
     """
     aliases = alias if alias is not None else ["base", "latest", "serving"]
     try:
-        version = _client(registry, directory).import_version(
-            policy, folder.absolute().as_uri(), aliases=aliases
-        )
+        version = _client(registry, directory).import_version(policy, folder, aliases=aliases)
     except RegistryFailed as error:
         raise Failed(escape(str(error))) from None
     output.print(f"{policy}@{version['version']}  {version['digest']}", highlight=False)

@@ -1,0 +1,1 @@
+"""A tool-using agent, its tasks, its reward and the small seed model that learns to be it."""
