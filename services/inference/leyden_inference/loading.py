@@ -1,0 +1,122 @@
+"""From a checkpoint folder to something that can be served, or a reason why not."""
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leyden_inference import metrics
+from leyden_inference.architecture import Architecture, read_json
+from leyden_inference.chat import ChatTemplate, chat_template
+from leyden_inference.decoder import Decoder
+from leyden_inference.errors import LoadFailed, UnsupportedModel
+from leyden_inference.text import Tokenizer
+from leyden_inference.weights import fuse, read_tensors
+from leyden_platform.artifacts import (
+    IncompleteArtifact,
+    UnsupportedArtifact,
+    artifact_path,
+    chat_template_digest,
+    tokenizer_digest,
+    verify_artifact,
+)
+from leyden_schemas import ModelPublished, WeightsKind
+
+_KEPT_TEXTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class TextSide:
+    """A tokenizer and its chat template; versions of a policy usually share one."""
+
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A version in memory. ``defaults`` are the generation configuration's sampling defaults."""
+
+    decoder: Decoder
+    text: TextSide
+    eos: frozenset[int]
+    defaults: dict[str, Any]
+
+
+class Loader:
+    """Loads folders; tokenizers that are byte for byte the same are loaded once. Not for concurrent use."""
+
+    def __init__(self, context: int | None = None) -> None:
+        self._context = context
+        self._texts: OrderedDict[tuple[str, str], TextSide] = OrderedDict()
+
+    def load_published(self, message: ModelPublished) -> LoadedModel:
+        """Load what the registry announced, after checking that it is complete and the same bytes.
+
+        Raises ``LoadFailed`` with reason missing, empty, truncated, malformed, digest or unsupported.
+        """
+        if message.kind is not WeightsKind.FULL:
+            raise LoadFailed("unsupported", f"{message.kind} weights; the built-in engine loads full weights")
+        try:
+            folder = artifact_path(message.artifact)
+        except UnsupportedArtifact as error:
+            raise LoadFailed("unsupported", str(error)) from None
+        return self.load_folder(folder, message.digest)
+
+    def load_folder(self, folder: Path, digest: str | None = None) -> LoadedModel:
+        """Load a folder, whose digest must be ``digest`` when that is given. Raises ``LoadFailed``."""
+        began = time.perf_counter()
+        try:
+            found = verify_artifact(folder)
+            if digest and found != digest:
+                raise LoadFailed("digest", f"{folder} has digest {found}, the registry announced {digest}")
+            model = self._load(folder)
+        except IncompleteArtifact as error:
+            raise LoadFailed(error.reason, f"{folder}: {error}") from None
+        except UnsupportedModel as error:
+            raise LoadFailed("unsupported", f"{folder}: {error}") from None
+        except OSError as error:
+            raise LoadFailed("unreadable", f"{folder}: {error}") from None
+        metrics.LOAD_SECONDS.observe(time.perf_counter() - began)
+        return model
+
+    def _load(self, folder: Path) -> LoadedModel:
+        arch = Architecture.load(folder)
+        generation = _optional_json(folder / "generation_config.json")
+        text = self._text(folder)
+        return LoadedModel(
+            decoder=Decoder(arch, fuse(read_tensors(folder), arch), self._context),
+            text=text,
+            eos=_eos(generation, read_json(folder / "config.json"), text.tokenizer),
+            defaults={
+                name: generation[name]
+                for name in ("temperature", "top_p", "top_k", "max_new_tokens")
+                if generation.get(name) is not None
+            },
+        )
+
+    def _text(self, folder: Path) -> TextSide:
+        key = (tokenizer_digest(folder), chat_template_digest(folder))
+        text = self._texts.get(key)
+        if text is None:
+            tokenizer = Tokenizer(folder)
+            text = self._texts[key] = TextSide(tokenizer, chat_template(folder, tokenizer))
+            if len(self._texts) > _KEPT_TEXTS:
+                self._texts.popitem(last=False)
+        self._texts.move_to_end(key)
+        return text
+
+
+def _optional_json(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _eos(generation: dict[str, Any], config: dict[str, Any], tokenizer: Tokenizer) -> frozenset[int]:
+    """Every token that ends a completion: the configurations' and the tokenizer's own."""
+    found: set[int] = set()
+    for value in (generation.get("eos_token_id"), config.get("eos_token_id")):
+        found |= set(value) if isinstance(value, list) else {value} if isinstance(value, int) else set()
+    named = tokenizer.special_tokens().get("eos_token")
+    token = tokenizer.id_of(named) if named else None
+    return frozenset(found | ({token} if token is not None else set()))
