@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from pydantic import SecretStr
@@ -117,7 +117,8 @@ class Rollouts:
         self._active: dict[Lease, _Active] = {}
         self._drivers: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
-        self._failure: asyncio.Future[None] | None = None
+        self._error: BaseException | None = None
+        self._failed = asyncio.Event()
         metrics.SLOTS.set(options.concurrency)
 
     def not_ready(self) -> str | None:
@@ -128,6 +129,8 @@ class Rollouts:
 
     async def take(self, job: Job) -> None:
         """Wait for a free slot, then make the rollout in the background. Raises ``Stopping``."""
+        if self._stopping.is_set():
+            raise Stopping(_SHUTDOWN)
         await self._unless_stopping(self._in_hand.acquire())
         try:
             await self._unless_stopping(self._slots.acquire())
@@ -142,8 +145,9 @@ class Rollouts:
         self._drivers.discard(driver)
         self._in_hand.release()
         error = None if driver.cancelled() else driver.exception()
-        if error is not None and self._failure is not None and not self._failure.done():
-            self._failure.set_exception(error)
+        if error is not None:
+            self._error = self._error or error
+            self._failed.set()
 
     async def _unless_stopping(self, awaitable: Awaitable[T]) -> T:
         work = asyncio.ensure_future(awaitable)
@@ -335,23 +339,24 @@ class Rollouts:
     # -- leases and shutdown
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Renew leases until ``stop``; then let agents end, and give back what is left."""
-        self._failure = asyncio.get_running_loop().create_future()
-        stopping = asyncio.create_task(stop.wait())
+        """Renew leases until ``stop``; then let agents end, and give back what is left.
+
+        An error that nobody expected in any rollout fails the component: its offset could never be committed.
+        """
+        ends = [asyncio.create_task(event.wait()) for event in (stop, self._failed)]
         heart = asyncio.create_task(self._beat(), name="heartbeat")
         try:
-            watched: list[asyncio.Future[Any]] = [stopping, heart, self._failure]
-            await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([heart, *ends], return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             await self._drain()
         finally:
             self._stopping.set()
-            stopping.cancel()
-            heart.cancel()
+            for task in (heart, *ends):
+                task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await heart
-        if self._failure.done():
-            self._failure.result()
+        if self._error is not None:
+            raise self._error
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from leyden_runner.environment import inherited
 from leyden_runner.executors.launcher import Launcher
 from leyden_schemas import RolloutAssigned, Task
 
-AGENTS = '''
+AGENTS = """
 import asyncio, os, signal, subprocess, sys, time
 
 
@@ -107,7 +107,7 @@ def kills_the_zygote(task):
 
 
 not_a_function = 3
-'''
+"""
 
 
 def names() -> list[str]:

@@ -38,7 +38,7 @@ async def call(launcher: Launcher, name: str, timeout_s: float = 20.0) -> Execut
 
 async def gone(pid: int) -> bool:
     deadline = time.monotonic() + 5
-    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:  # noqa: ASYNC110 - no event to wait for
         await asyncio.sleep(0.02)
     return not psutil.pid_exists(pid)
 
@@ -159,10 +159,10 @@ async def test_agents_that_cannot_be_loaded_fail_the_start(catalogue: Path, targ
 
 async def test_no_descriptor_is_left_open(launcher: Launcher) -> None:
     await call(launcher, "echo")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for name in ("echo", "raises", "kills_itself", "garbage"):
         await call(launcher, name)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def command(launcher: Launcher, script: str, timeout_s: float = 20.0) -> Execution:
