@@ -218,7 +218,7 @@ async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) ->
     # Other tests' samples lie in the same topic.
     assert world.dropped("other_policy") >= 1
     assert world.dropped("malformed") >= 2
-    assert world.registry.registered[0]["metrics"]["reward_mean"] == pytest.approx(0.5)
+    assert world.registry.registered[0]["metrics"]["reward_mean"] == 0.25
 
 
 async def test_a_sample_that_grew_stale_while_waiting_is_dropped(world: World) -> None:
@@ -249,40 +249,40 @@ class Crash(BaseException):
     """Stands for ``kill -9``: no handler may react to it."""
 
 
-def crash_on_save(learner: Learner) -> None:
+def crash_on_save(learner: Any) -> None:
     """Die after the step is trained, before its checkpoint is written."""
 
     def die(*_args: object) -> Path:
         raise Crash
 
-    learner._store.write = die  # type: ignore[method-assign, assignment]
+    learner._store.write = die
 
 
-def crash_on_commit(learner: Learner) -> None:
+def crash_on_commit(learner: Any) -> None:
     """Die with the checkpoint on disk, before the transaction."""
 
     async def die(*_args: object) -> None:
         raise Crash
 
-    learner._repository.commit = die  # type: ignore[method-assign]
+    learner._repository.commit = die
 
 
-def crash_on_register(learner: Learner) -> None:
+def crash_on_register(learner: Any) -> None:
     """Die with the step committed, before the registry knows."""
 
     async def die(*_args: object) -> int:
         raise Crash
 
-    learner._registry.register = die  # type: ignore[method-assign]
+    learner._registry.register = die
 
 
-def crash_after_register(learner: Learner) -> None:
+def crash_after_register(learner: Any) -> None:
     """Die with the version registered, before the row says so."""
 
     async def die(*_args: object) -> None:
         raise Crash
 
-    learner._repository.set_version = die  # type: ignore[method-assign]
+    learner._repository.set_version = die
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def crash_after_register(learner: Learner) -> None:
     [(crash_on_save, 1), (crash_on_commit, 1), (crash_on_register, 2), (crash_after_register, 2)],
 )
 async def test_a_crash_anywhere_in_a_step_ends_in_the_same_weights(
-    make_world: Callable[[], World], crash: Callable[[Learner], None], committed: int
+    make_world: Callable[[], World], crash: Callable[[Any], None], committed: int
 ) -> None:
     steady, crashed = make_world(), make_world()
     for world in (steady, crashed):
@@ -386,7 +386,7 @@ async def process(world: World, registry_port: int) -> AsyncIterator[asyncio.sub
 
 async def test_kill_9_of_the_process_ends_in_the_same_weights(make_world: Callable[[], World]) -> None:
     steady, killed = make_world(), make_world()
-    steps = 12
+    steps = 8
     for world in (steady, killed):
         await world.publish(*(world.sample(index) for index in range(steps * BATCH)))
     await train(steady, steps)
@@ -394,7 +394,7 @@ async def test_kill_9_of_the_process_ends_in_the_same_weights(make_world: Callab
     server = HttpServer("registry", killed.registry.app, "127.0.0.1", port)
     stop = asyncio.Event()
     serving = asyncio.create_task(server.run(stop))
-    for wanted in (2, 5, steps):
+    for wanted in (3, steps):
         async with process(killed, port) as child, asyncio.timeout(DEADLINE_S):
             while len(killed.registry.registered) < wanted:
                 assert child.returncode is None

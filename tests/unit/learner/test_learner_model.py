@@ -90,7 +90,7 @@ def test_a_model_that_does_more_than_a_linear_head_is_refused(tmp_path: Path) ->
         num_key_value_heads=2,
         logits_scaling=8.0,
     )
-    GraniteForCausalLM(config).save_pretrained(tmp_path)
+    GraniteForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
     with pytest.raises(UnsupportedModel, match="scales or caps its logits"):
         load_model(tmp_path, CPU)
 

@@ -69,7 +69,7 @@ def test_accumulating_over_micro_batches_equals_one_batch(
     results = []
     for tokens in (10_000, 24, 1):
         # Plain steps: Adam's division would blow rounding up to the size of a step.
-        trainer = make_trainer(model_folder, micro_batch_tokens=tokens, **changes)
+        trainer: Any = make_trainer(model_folder, micro_batch_tokens=tokens, **changes)
         trainer._optimizer = torch.optim.SGD(trainer._model.parameters(), lr=0.1)
         results.append((trained(trainer, SAMPLES), weights(trainer)))
     for metrics, after in results[1:]:
