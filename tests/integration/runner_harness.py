@@ -138,10 +138,10 @@ class Bench:
         """The rollout topic of this bench's queue."""
         return rollout_topic(self.queue).name
 
-    async def send(self, task: object) -> None:
-        """Publish a task as any Kafka client would: bytes, and nothing else."""
+    async def send(self, task: object, headers: dict[str, str] | None = None) -> None:
+        """Publish a task as any Kafka client would: bytes, and nothing else unless given."""
         value = task if isinstance(task, bytes) else json.dumps(task).encode()
-        await self.publisher.publish_raw(self.tasks, None, value)
+        await self.publisher.publish_raw(self.tasks, None, value, headers)
 
     def task(self, **fields: Any) -> dict[str, Any]:
         """A small valid task of this bench's policy."""

@@ -65,6 +65,18 @@ async def test_samples_share_a_group_and_carry_their_own_scoped_token(stand: Ben
         assert jwt.get_unverified_header(seen["OPENAI_API_KEY"])["alg"] == "HS256"
 
 
+async def test_the_trace_of_a_task_reaches_its_agent(stand: Bench) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    async with running(stand.settings()):
+        await stand.send(
+            stand.task(task_id="traced", agent="environment"), {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        )
+        seen = (await stand.outcome("traced")).output
+    assert seen["TRACEPARENT"].split("-")[1] == trace
+    claims = verify(seen["OPENAI_API_KEY"], stand.settings().token.secret)
+    assert claims.traceparent == seen["TRACEPARENT"]
+
+
 async def test_bad_input_is_dead_lettered_with_a_reason_and_disturbs_nothing(stand: Bench) -> None:
     bad = {
         "not JSON": b"\xff\xfe not json",

@@ -157,12 +157,16 @@ async def test_agents_that_cannot_be_loaded_fail_the_start(catalogue: Path, targ
         await launcher.run(asyncio.Event())
 
 
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_no_descriptor_is_left_open(launcher: Launcher) -> None:
     await call(launcher, "echo")
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     for name in ("echo", "raises", "kills_itself", "garbage"):
         await call(launcher, name)
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
 
 
 async def command(launcher: Launcher, script: str, timeout_s: float = 20.0) -> Execution:
