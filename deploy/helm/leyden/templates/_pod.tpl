@@ -1,0 +1,152 @@
+{{/* The pod every component shares. */}}
+
+{{- define "leyden.securityContext.pod" -}}
+runAsNonRoot: true
+runAsUser: 10001
+runAsGroup: 10001
+fsGroup: 10001
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "leyden.securityContext.container" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Port of the component's HTTP interface; empty for those that only consume. */}}
+{{- define "leyden.port" -}}
+{{- get (dict "gateway" "8000" "inference" "8001" "registry" "8002") . -}}
+{{- end -}}
+
+{{- define "leyden.volumes" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $values := index . 2 -}}
+- name: tmp
+  emptyDir: {sizeLimit: 2Gi}
+{{- if $root.Values.kafka.caSecret }}
+- name: kafka-ca
+  secret:
+    secretName: {{ $root.Values.kafka.caSecret }}
+    items: [{key: {{ $root.Values.kafka.caKey }}, path: ca.crt}]
+{{- end }}
+{{- if has $name (list "learner" "inference" "registry") }}
+- name: checkpoints
+  persistentVolumeClaim:
+    claimName: {{ include "leyden.claim" $root }}
+{{- end }}
+{{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
+- name: user-code
+  configMap: {name: {{ $root.Values.catalogue.existingConfigMap }}}
+{{- end }}
+{{- with $values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "leyden.volumeMounts" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $values := index . 2 -}}
+- {name: tmp, mountPath: /tmp}
+{{- if $root.Values.kafka.caSecret }}
+- {name: kafka-ca, mountPath: /etc/leyden/kafka, readOnly: true}
+{{- end }}
+{{- if has $name (list "learner" "inference" "registry") }}
+- {name: checkpoints, mountPath: {{ $root.Values.checkpoints.mountPath }}, readOnly: {{ ne $name "learner" }}}
+{{- end }}
+{{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
+- {name: user-code, mountPath: /app/user, readOnly: true}
+{{- end }}
+{{- with $values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* A pod template. Takes (list $ component values). */}}
+{{- define "leyden.pod" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}{{- $values := index . 2 -}}
+metadata:
+  labels:
+    {{- include "leyden.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $name }}
+    leyden.dev/metrics: "true"
+    {{- with $values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  annotations:
+    checksum/settings: {{ include "leyden.settings" $root | sha256sum }}
+    {{- with $values.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "leyden.serviceAccountName" $root }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  securityContext:
+    {{- include "leyden.securityContext.pod" $root | nindent 4 }}
+  terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ $name }}
+      image: {{ include "leyden.image" (list $root $name $values.image) }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      securityContext:
+        {{- include "leyden.securityContext.container" $root | nindent 8 }}
+      envFrom:
+        - configMapRef: {name: {{ include "leyden.fullname" $root }}}
+      {{- $env := include "leyden.env" (list $root $name) | trim }}
+      {{- if or $env $values.env $values.extraEnv }}
+      env:
+        {{- with $env }}
+        {{- . | nindent 8 }}
+        {{- end }}
+        {{- range $key, $value := $values.env }}
+        - name: {{ $key }}
+          value: {{ $value | toString | quote }}
+        {{- end }}
+        {{- with $values.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      {{- end }}
+      ports:
+        {{- with include "leyden.port" $name }}
+        - {name: http, containerPort: {{ . }}}
+        {{- end }}
+        - {name: ops, containerPort: 9100}
+      startupProbe:
+        httpGet: {path: /healthz, port: ops}
+        periodSeconds: 2
+        failureThreshold: 90
+      livenessProbe:
+        httpGet: {path: /healthz, port: ops}
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 6
+      readinessProbe:
+        httpGet: {path: /readyz, port: ops}
+        periodSeconds: 5
+        timeoutSeconds: 5
+      {{- if include "leyden.port" $name }}
+      lifecycle:
+        preStop: {sleep: {seconds: 5}}
+      {{- end }}
+      resources:
+        {{- toYaml $values.resources | nindent 8 }}
+      volumeMounts:
+        {{- include "leyden.volumeMounts" (list $root $name $values) | nindent 8 }}
+  volumes:
+    {{- include "leyden.volumes" (list $root $name $values) | nindent 4 }}
+  {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+  {{- with index $values $key }}
+  {{ $key }}:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+  {{- range $key := list "priorityClassName" "runtimeClassName" }}
+  {{- with index $values $key }}
+  {{ $key }}: {{ . }}
+  {{- end }}
+  {{- end }}
+{{- end -}}

@@ -1,0 +1,79 @@
+{{/* Settings as environment variables: what is the same everywhere, what is secret, what one component needs. */}}
+
+{{/* Plain settings of every component, as a YAML map; the ConfigMap's data and the hook's environment. */}}
+{{- define "leyden.settings" -}}
+LEYDEN_KAFKA_BOOTSTRAP: {{ required "kafka.bootstrap is required: host:port[,host:port…]" .Values.kafka.bootstrap | quote }}
+LEYDEN_KAFKA_SECURITY_PROTOCOL: {{ .Values.kafka.securityProtocol | quote }}
+LEYDEN_KAFKA_SASL_MECHANISM: {{ .Values.kafka.saslMechanism | quote }}
+LEYDEN_KAFKA_IDEMPOTENT: {{ .Values.kafka.idempotent | quote }}
+LEYDEN_KAFKA_COMPRESSION: {{ .Values.kafka.compression | quote }}
+LEYDEN_KAFKA_MAX_MESSAGE_BYTES: {{ .Values.kafka.maxMessageBytes | int64 | quote }}
+LEYDEN_KAFKA_REPLICATION_FACTOR: {{ .Values.topics.replicationFactor | quote }}
+{{- if .Values.kafka.caSecret }}
+LEYDEN_KAFKA_CA_FILE: /etc/leyden/kafka/ca.crt
+{{- end }}
+LEYDEN_OPS_PORT: "9100"
+LEYDEN_LOG_LEVEL: {{ .Values.log.level | quote }}
+LEYDEN_CATALOGUE_PATH: {{ .Values.catalogue.path | toJson | quote }}
+LEYDEN_CATALOGUE_REWARDS: {{ .Values.catalogue.rewards | toJson | quote }}
+{{- with .Values.otlpEndpoint }}
+OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Kafka's credentials, as entries of `env`. */}}
+{{- define "leyden.env.kafka" -}}
+{{- if hasPrefix "SASL" .Values.kafka.securityProtocol }}
+{{- $secret := required "kafka.existingSecret is required for SASL" .Values.kafka.existingSecret }}
+- name: LEYDEN_KAFKA_SASL_USERNAME
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ .Values.kafka.usernameKey }}}}
+- name: LEYDEN_KAFKA_SASL_PASSWORD
+  valueFrom: {secretKeyRef: {name: {{ $secret }}, key: {{ .Values.kafka.passwordKey }}}}
+{{- end }}
+{{- end -}}
+
+{{- define "leyden.env.database" -}}
+- name: LEYDEN_DATABASE_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ required "database.existingSecret is required: a Secret with the URL of the database" .Values.database.existingSecret }}
+      key: {{ .Values.database.urlKey }}
+- name: LEYDEN_DATABASE_POOL_SIZE
+  value: {{ .Values.database.poolSize | quote }}
+{{- end -}}
+
+{{- define "leyden.env.token" -}}
+- name: LEYDEN_TOKEN_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ required "token.existingSecret is required: a Secret with at least 32 random characters" .Values.token.existingSecret }}
+      key: {{ .Values.token.secretKey }}
+{{- end -}}
+
+{{/* What one component needs beside the ConfigMap, as entries of `env`. Takes (list $ component). */}}
+{{- define "leyden.env" -}}
+{{- $root := index . 0 -}}{{- $name := index . 1 -}}
+{{- include "leyden.env.kafka" $root }}
+{{- if has $name (list "runner" "registry" "learner") }}
+{{ include "leyden.env.database" $root }}
+{{- end }}
+{{- if has $name (list "gateway" "runner") }}
+{{ include "leyden.env.token" $root }}
+{{- end }}
+{{- if eq $name "gateway" }}
+- name: LEYDEN_GATEWAY_REPLICAS
+  value: {{ include "leyden.upstreams" $root | quote }}
+{{- else if eq $name "runner" }}
+- name: LEYDEN_RUNNER_GATEWAY_URL
+  value: http://{{ include "leyden.fullname" $root }}-gateway:{{ $root.Values.gateway.service.port }}
+- name: LEYDEN_RUNNER_AGENTS
+  value: {{ required "agents is required while the runner is enabled: at least one, for instance {default: {callable: \"my.agent:solve\"}}" $root.Values.agents | toJson | quote }}
+{{- else if eq $name "learner" }}
+- name: LEYDEN_LEARNER_POLICY
+  value: {{ required "policy is required: the name of the policy to train" $root.Values.policy | quote }}
+- name: LEYDEN_LEARNER_REGISTRY_URL
+  value: {{ include "leyden.registryUrl" $root | quote }}
+- name: LEYDEN_LEARNER_CHECKPOINT_DIR
+  value: {{ $root.Values.checkpoints.mountPath | quote }}
+{{- end }}
+{{- end -}}
