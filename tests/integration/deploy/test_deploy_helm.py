@@ -1,0 +1,306 @@
+"""The chart through the real Helm, Kubernetes' own schemas, and the services' real settings."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic_settings import BaseSettings
+
+pytestmark = pytest.mark.timeout(360)
+
+CHART = Path("deploy/helm/leyden")
+VALUES = ("minimal", "production", "serving-only")
+SERVICES = ("gateway", "runner", "reward", "credit", "registry", "learner", "inference")
+KUBERNETES = "1.33"
+SECRETS = {
+    "LEYDEN_DATABASE_URL": "postgresql+asyncpg://leyden:secret@postgres:5432/leyden",
+    "LEYDEN_TOKEN_SECRET": "0123456789abcdef0123456789abcdef",
+    "LEYDEN_KAFKA_SASL_USERNAME": "leyden",
+    "LEYDEN_KAFKA_SASL_PASSWORD": "secret",
+}
+Resource = dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def render(output: Callable[..., str], helm: Path) -> Callable[..., str]:
+    """The manifests of one values file, with values set beside it."""
+
+    def run(values: str, *arguments: str) -> str:
+        file = CHART / "ci" / f"{values}-values.yaml"
+        return output(helm, "template", "rel", CHART, "--namespace", "agents", "-f", file, *arguments)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rendered(render: Callable[..., str]) -> dict[str, list[Resource]]:
+    """Every resource of every values file."""
+    return {values: [*_resources(render(values))] for values in VALUES}
+
+
+def _resources(text: str) -> list[Resource]:
+    return [resource for resource in yaml.safe_load_all(text) if resource]
+
+
+def find(resources: list[Resource], kind: str, name: str = "") -> Resource:
+    """The one resource of a kind whose name ends like this."""
+    (found,) = [
+        item for item in resources if item["kind"] == kind and item["metadata"]["name"].endswith(name)
+    ]
+    return found
+
+
+def pods(resources: list[Resource]) -> dict[str, Resource]:
+    """Every pod specification, by component."""
+    found = {}
+    for item in resources:
+        if item["kind"] in {"Deployment", "StatefulSet", "Job"}:
+            template = item["spec"]["template"]
+            found[template["metadata"]["labels"]["app.kubernetes.io/component"]] = template["spec"]
+        elif item["kind"] == "Pod":
+            found["test"] = item["spec"]
+    return found
+
+
+def environment(resources: list[Resource], component: str) -> dict[str, str]:
+    """What a component's container sees; Secrets hold what ``SECRETS`` says."""
+    (container,) = pods(resources)[component]["containers"]
+    found: dict[str, str] = {}
+    for source in container.get("envFrom", []):
+        found |= next(
+            item["data"]
+            for item in resources
+            if item["kind"] == "ConfigMap" and item["metadata"]["name"] == source["configMapRef"]["name"]
+        )
+    for entry in container.get("env", []):
+        found[entry["name"]] = entry["value"] if "value" in entry else SECRETS.get(entry["name"], "secret")
+    return found
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_helm_lint_accepts_the_chart(output: Callable[..., str], helm: Path, values: str) -> None:
+    """Strictly: warnings are failures."""
+    output(helm, "lint", "--strict", CHART, "-f", CHART / "ci" / f"{values}-values.yaml")
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_kubernetes_accepts_every_manifest(
+    rendered: dict[str, list[Resource]], output: Callable[..., str], tmp_path: Path, values: str
+) -> None:
+    """Against the API's schemas, no unknown field."""
+    manifest = tmp_path / "manifest.yaml"
+    builtin = [
+        item for item in rendered[values] if "." not in item["apiVersion"] or "k8s.io" in item["apiVersion"]
+    ]
+    manifest.write_text(yaml.safe_dump_all(builtin))
+    printed = output("kubernetes-validate", "--strict", "-k", KUBERNETES, manifest)
+    assert "WARN" not in printed
+
+
+def test_custom_resources_match_their_definitions(
+    rendered: dict[str, list[Resource]], output: Callable[..., str], root: Path, tmp_path: Path
+) -> None:
+    """All four kinds are rendered, and their schemas hold."""
+    kinds = {}
+    for item in rendered["production"]:
+        group, _, version = item["apiVersion"].partition("/")
+        schema = root / "tests/data/crds" / f"{group}_{item['kind'].lower()}_{version}.json"
+        if schema.exists():
+            kinds[item["kind"]] = item["apiVersion"]
+            manifest = tmp_path / f"{item['kind']}.json"
+            manifest.write_text(json.dumps(item))
+            output("check-jsonschema", "--schemafile", schema, manifest)
+    assert set(kinds) == {"ServiceMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_services_accept_the_environment_they_are_given(
+    rendered: dict[str, list[Resource]],
+    settings_types: dict[str, type[BaseSettings]],
+    variables: set[str],
+    values: str,
+) -> None:
+    """The variables make valid settings, and each is one that some service reads."""
+    for service in set(pods(rendered[values])) & set(SERVICES):
+        given = environment(rendered[values], service)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in given.items():
+                patch.setenv(name, value)
+            settings_types[service]()
+        assert {name for name in given if name.startswith("LEYDEN_")} - variables == set()
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_every_pod_is_hardened(rendered: dict[str, list[Resource]], values: str) -> None:
+    """The restricted Pod Security Standard, and no token of the cluster's API."""
+    for component, pod in pods(rendered[values]).items():
+        assert pod["automountServiceAccountToken"] is False, component
+        assert pod["securityContext"]["runAsNonRoot"] is True, component
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, component
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, component
+            assert context["allowPrivilegeEscalation"] is False, component
+            assert context["capabilities"] == {"drop": ["ALL"]}, component
+            assert container["resources"]["limits"]["memory"], component
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_every_service_is_probed_on_its_operations_port(
+    rendered: dict[str, list[Resource]], values: str
+) -> None:
+    """Liveness asks whether the process answers, readiness whether it can work."""
+    for component, pod in pods(rendered[values]).items():
+        if component in SERVICES:
+            (container,) = pod["containers"]
+            probes = {
+                name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
+            }
+            assert {name: probe["path"] for name, probe in probes.items()} == {
+                "startup": "/healthz",
+                "liveness": "/healthz",
+                "readiness": "/readyz",
+            }
+            assert {probe["port"] for probe in probes.values()} == {"ops"}
+            assert {"name": "ops", "containerPort": 9100} in container["ports"]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_selectors_match_pods_and_only_their_own(rendered: dict[str, list[Resource]], values: str) -> None:
+    """A Service, budget or policy that selects nothing is a silent outage."""
+    labels = {
+        item["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"][
+            "template"
+        ]["metadata"]["labels"]
+        for item in rendered[values]
+        if item["kind"] in {"Deployment", "StatefulSet", "Job"}
+    }
+    for item in rendered[values]:
+        spec = item.get("spec", {})
+        match item["kind"]:
+            case "Service":
+                selector = spec["selector"]
+            case "PodDisruptionBudget" | "Deployment" | "StatefulSet":
+                selector = spec["selector"]["matchLabels"]
+            case "NetworkPolicy":
+                selector = spec["podSelector"]["matchLabels"]
+            case _:
+                continue
+        selected = {name for name, own in labels.items() if selector.items() <= own.items()}
+        wanted = item["metadata"]["labels"].get("app.kubernetes.io/component")
+        assert selected == ({wanted} if wanted else labels.keys() & set(SERVICES)), item["metadata"]["name"]
+
+
+def test_secrets_stay_secrets(rendered: dict[str, list[Resource]]) -> None:
+    """The chart makes none, and its ConfigMap holds none."""
+    for resources in rendered.values():
+        assert not [item for item in resources if item["kind"] == "Secret"]
+        data = next(item["data"] for item in resources if item["kind"] == "ConfigMap" and "data" in item)
+        assert not SECRETS.keys() & data.keys()
+
+
+def test_the_gateway_knows_every_inference_replica_by_name(rendered: dict[str, list[Resource]]) -> None:
+    """The names that a StatefulSet's headless Service gives them."""
+    given = environment(rendered["production"], "gateway")["LEYDEN_GATEWAY_REPLICAS"]
+    stateful = find(rendered["production"], "StatefulSet", "-inference")
+    service = find(rendered["production"], "Service", "-inference")
+    assert stateful["spec"]["serviceName"] == service["metadata"]["name"]
+    assert service["spec"]["clusterIP"] == "None"
+    name = service["metadata"]["name"]
+    assert json.loads(given) == [f"http://{name}-{index}.{name}:8001" for index in range(3)]
+
+
+def test_models_may_be_served_elsewhere(rendered: dict[str, list[Resource]]) -> None:
+    """Then neither learner nor inference runs, and no volume is claimed."""
+    resources = rendered["serving-only"]
+    assert {"learner", "inference", "runner"} & set(pods(resources)) == set()
+    assert json.loads(environment(resources, "gateway")["LEYDEN_GATEWAY_REPLICAS"]) == [
+        "http://vllm-a:8000",
+        "http://vllm-b:8000",
+    ]
+    assert not [item for item in resources if item["kind"] == "PersistentVolumeClaim"]
+
+
+def test_the_topics_exist_before_anything_that_reads_them(rendered: dict[str, list[Resource]]) -> None:
+    """The hook runs first, so it must need nothing that the release itself brings."""
+    job = find(rendered["production"], "Job", "-topics")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    pod = job["spec"]["template"]["spec"]
+    assert "serviceAccountName" not in pod
+    assert "envFrom" not in pod["containers"][0]
+    assert pod["containers"][0]["args"] == ["topics", "create"]
+    assert environment(rendered["production"], "topics")["LEYDEN_KAFKA_BOOTSTRAP"].startswith(
+        "b1.example.com"
+    )
+
+
+def test_keda_watches_the_group_that_the_runner_joins(rendered: dict[str, list[Resource]]) -> None:
+    """KEDA's metadata is free text to every schema, so its meaning is asserted here."""
+    (trigger,) = find(rendered["production"], "ScaledObject")["spec"]["triggers"]
+    assert trigger["metadata"] == {
+        "bootstrapServers": "b1.example.com:9096,b2.example.com:9096",
+        "consumerGroup": "leyden-runner-rollouts",
+        "topic": "leyden.rollouts.v1",
+        "lagThreshold": "50",
+        "offsetResetPolicy": "earliest",
+        "sasl": "scram_sha512",
+        "tls": "enable",
+    }
+    assert "replicas" not in find(rendered["production"], "Deployment", "-runner")["spec"]
+    assert "replicas" not in find(rendered["production"], "Deployment", "-gateway")["spec"]
+
+
+def test_only_the_gateway_reaches_inference(rendered: dict[str, list[Resource]]) -> None:
+    """An agent in a runner's pod must not sample unrecorded, nor move aliases."""
+    policies = {
+        item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["ingress"]
+        for item in rendered["production"]
+        if item["kind"] == "NetworkPolicy"
+    }
+    assert set(policies) == set(SERVICES)
+    (peer,) = policies["inference"][1]["from"]
+    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    (peer,) = policies["registry"][1]["from"]
+    assert peer["podSelector"]["matchExpressions"] == [
+        {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["runner"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--set", "kafka.bootstrap="], "kafka.bootstrap is required"),
+        (["--set", "database.existingSecret="], "database.existingSecret is required"),
+        (["--set", "token.existingSecret="], "token.existingSecret is required"),
+        (["--set", "policy="], "policy is required"),
+        (["--set", "agents=null"], "agents is required"),
+        (["--set", "kafka.securityProtocol=SASL_SSL"], "kafka.existingSecret is required"),
+        (["--set", "runner.keda.enabled=true,runner.keda.maxReplicas=9"], "exceeds the 8 partitions"),
+        (["--set", "learner.replicas=2"], "maximum"),
+        (["--set", "gatway.replicas=2"], "gatway"),
+        (["--set", "runner.env.lower=1"], "lower"),
+        (["--set", "kafka.bootstrap=kafka"], "pattern"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(
+    attempt: Callable[..., Any], helm: Path, arguments: list[str], complaint: str
+) -> None:
+    """Before anything reaches the cluster."""
+    done = attempt(helm, "template", "rel", CHART, "-f", CHART / "ci/minimal-values.yaml", *arguments)
+    assert done.returncode != 0
+    assert complaint in done.stderr
+
+
+def test_long_names_stay_within_a_dns_label(render: Callable[..., str]) -> None:
+    """StatefulSet pods append an ordinal, controllers a hash."""
+    for item in _resources(render("production", "--set", f"fullnameOverride={'x' * 80}")):
+        assert len(item["metadata"]["name"]) <= 52
+
+
+def test_the_chart_packages(output: Callable[..., str], helm: Path, tmp_path: Path) -> None:
+    """Under its own version."""
+    output(helm, "package", CHART, "--destination", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["leyden-0.1.0.tgz"]
