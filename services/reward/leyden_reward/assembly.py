@@ -187,8 +187,9 @@ class Assembly:
 
 
 def _step(event: CompletionRecorded) -> Step:
+    """Not validated again: every field was, as part of the event, and token lists are long."""
     undelivered = None if event.status is CompletionStatus.OK else event.status.value
-    return Step(
+    return Step.model_construct(
         tenant=event.tenant,
         run=event.run,
         completion_id=event.completion_id,
