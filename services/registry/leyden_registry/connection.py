@@ -12,6 +12,9 @@ log = structlog.get_logger(__name__)
 RETRY_S = 1.0
 """Pause between attempts to connect."""
 
+FLUSH_S = 3.0
+"""How long a stop waits for messages under way; what is not acknowledged is still in the outbox."""
+
 
 class KafkaLink:
     """A component that connects the publisher, however long it takes, and disconnects it at the end."""
@@ -31,7 +34,9 @@ class KafkaLink:
                 async with asyncio.timeout(RETRY_S):
                     await stop.wait()
         await stop.wait()
-        await self._publisher.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._publisher.stop()
 
     async def _connected(self) -> bool:
         try:
