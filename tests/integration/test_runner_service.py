@@ -9,6 +9,7 @@ import pytest
 from runner_harness import SECRET, Bench, bench, published, running, until
 
 from leyden_local.ports import free_ports
+from leyden_platform.messaging import KafkaPublisher, PublishFailed, Rejected
 from leyden_platform.settings import DatabaseSettings, KafkaSettings
 from leyden_platform.tokens import verify
 from leyden_schemas import Outcome, RolloutAssigned, RolloutFinished, Task, encode
@@ -68,9 +69,8 @@ async def test_samples_share_a_group_and_carry_their_own_scoped_token(stand: Ben
 async def test_the_trace_of_a_task_reaches_its_agent(stand: Bench) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     async with running(stand.settings()):
-        await stand.send(
-            stand.task(task_id="traced", agent="environment"), {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
-        )
+        headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        await stand.send(stand.task(task_id="traced", agent="environment"), headers)
         seen = (await stand.outcome("traced")).output
     assert seen["TRACEPARENT"].split("-")[1] == trace
     claims = verify(seen["OPENAI_API_KEY"], stand.settings().token.secret)
@@ -119,6 +119,27 @@ async def test_bad_input_is_dead_lettered_with_a_reason_and_disturbs_nothing(sta
     ):
         assert expected in texts
     assert len(mine(stand)) == 1
+
+
+async def test_a_message_far_too_large_and_a_broken_assignment(stand: Bench) -> None:
+    large = KafkaPublisher(stand.kafka.model_copy(update={"max_message_bytes": 32 * 1024 * 1024}), "test")
+    await large.start()
+    refused = 0
+    async with running(stand.settings()):
+        try:
+            await large.publish_raw(
+                stand.tasks, None, encode(Task(input={"x": "y" * 20_000_000}, policy="p"))
+            )
+        except (Rejected, PublishFailed):
+            refused = 1
+        await large.stop()
+        await stand.publisher.publish_raw(stand.rollouts, None, b"{}")
+        await stand.send(stand.task(task_id="good"))
+        assert (await stand.outcome("good")).outcome is Outcome.SUCCEEDED
+        await until(lambda: len(stand.letters) == 2 - refused, "the dead letters")
+    reasons = {letter.source_topic: (letter.reason, letter.truncated) for letter in stand.letters}
+    assert reasons.pop(stand.rollouts) == ("malformed", False)
+    assert refused or reasons == {stand.tasks: ("too_large", True)}
 
 
 async def test_a_policy_may_be_announced_after_its_task(stand: Bench) -> None:
