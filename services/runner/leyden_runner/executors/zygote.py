@@ -32,6 +32,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+from leyden_runner.executors.warmup import warm_up
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _MAX_ERROR = 4_000
@@ -53,6 +55,7 @@ def main(descriptor: int, callables: list[str], path: list[str]) -> None:
         traceback.print_exc()
         control.send(json.dumps({"broken": _describe(error)[:_MAX_ERROR]}).encode())
         return
+    warm_up()
     if _numbers_in(_TASKS) > {os.getpid()}:
         sys.stderr.write("leyden: importing the agents started threads; rollouts will not have them\n")
     gc.collect()
