@@ -140,3 +140,16 @@ def test_every_mounted_file_exists(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         for volume in service.get("volumes", []):
             assert volume["type"] == "volume" or Path(volume["source"]).exists(), (name, volume["source"])
+
+
+def test_the_example_is_wired_to_code_that_exists(compose: dict[str, Any], root: Path) -> None:
+    """Agent and reward by "module:function" under the mounted folder, and the seed by its path."""
+    agents = json.loads(compose["services"]["runner"]["environment"]["LEYDEN_RUNNER_AGENTS"])
+    rewards = json.loads(compose["services"]["reward"]["environment"]["LEYDEN_CATALOGUE_REWARDS"])
+    for target in [*(agent["callable"] for agent in agents.values()), *rewards.values()]:
+        module, _, function = target.partition(":")
+        source = (root / "examples" / module.replace(".", "/")).with_suffix(".py").read_text()
+        assert f"\ndef {function}(" in source
+    policy, seed = compose["services"]["seed"]["command"][2:]
+    assert policy == compose["services"]["learner"]["environment"]["LEYDEN_LEARNER_POLICY"]
+    assert (root / "examples" / Path(seed).relative_to("/app/user") / "config.json").exists()

@@ -138,6 +138,7 @@ def test_every_pod_is_hardened(rendered: dict[str, list[Resource]], values: str)
     """The restricted Pod Security Standard, and no token of the cluster's API."""
     for component, pod in pods(rendered[values]).items():
         assert pod["automountServiceAccountToken"] is False, component
+        assert pod["enableServiceLinks"] is False, f"{component}: Services would overwrite settings"
         assert pod["securityContext"]["runAsNonRoot"] is True, component
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, component
         for container in pod["containers"]:
@@ -192,6 +193,19 @@ def test_selectors_match_pods_and_only_their_own(rendered: dict[str, list[Resour
         selected = {name for name, own in labels.items() if selector.items() <= own.items()}
         wanted = item["metadata"]["labels"].get("app.kubernetes.io/component")
         assert selected == ({wanted} if wanted else labels.keys() & set(SERVICES)), item["metadata"]["name"]
+
+
+@pytest.mark.parametrize("values", VALUES)
+def test_a_pod_is_killed_only_after_its_service_had_time_to_drain(
+    rendered: dict[str, list[Resource]], settings_types: dict[str, type[BaseSettings]], values: str
+) -> None:
+    """Grace period over drain timeout plus the pause before SIGTERM."""
+    for service, pod in pods(rendered[values]).items():
+        if service in SERVICES:
+            default = settings_types[service].model_fields["drain_timeout_s"].default
+            given = environment(rendered[values], service)
+            drain_s = float(given.get(f"LEYDEN_{service.upper()}_DRAIN_TIMEOUT_S", default))
+            assert pod["terminationGracePeriodSeconds"] >= drain_s + 5, service
 
 
 def test_secrets_stay_secrets(rendered: dict[str, list[Resource]]) -> None:

@@ -80,6 +80,7 @@ metadata:
 spec:
   serviceAccountName: {{ include "leyden.serviceAccountName" $root }}
   automountServiceAccountToken: false
+  # else a Service named leyden-gateway would set LEYDEN_GATEWAY_PORT, which is a setting of ours
   enableServiceLinks: false
   securityContext:
     {{- include "leyden.securityContext.pod" $root | nindent 4 }}
