@@ -1,7 +1,7 @@
 """A stand-in for vLLM: its exact JSON and SSE for chat completions with token ids, and its ways to fail.
 
-Tokens are the pieces of a scripted reply (its words, or parts of tool calls) and an end token; token ``i`` of a reply has id ``100 + i`` and log-probability
-``-0.1 * (i + 1)``. Tests script it by setting attributes.
+Tokens are the pieces of a scripted reply (its words, or parts of tool calls) and an end token; token ``i``
+has id ``100 + i`` and log-probability ``-0.1 * (i + 1)``. Tests script it by setting attributes.
 """
 
 import asyncio
@@ -199,8 +199,8 @@ class VllmStub:
             opening = {"index": index, "id": call["id"], "type": "function", "function": function}
             pieces.append({"tool_calls": [opening]})
             half = len(arguments) // 2
-            for part in (arguments[:half], arguments[half:]):
-                pieces.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+            parts = (arguments[:half], arguments[half:])
+            pieces += [{"tool_calls": [{"index": index, "function": {"arguments": part}}]} for part in parts]
         return [*pieces, {"content": ""}]
 
     def chunk(self, body: Json, index: int, delta: Json, reason: str | None) -> Json:
@@ -255,5 +255,5 @@ async def _run(work: Coroutine[Any, Any, None]) -> None:
 async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     """Return when ``condition`` holds; fail after ``timeout_s``."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)

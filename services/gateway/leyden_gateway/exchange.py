@@ -146,7 +146,7 @@ class Exchange:
 
     def _broken_stream(self, error: ApiError, relay: StreamRelay, headers: dict[str, str]) -> Outcome:
         """A stream that broke after all its choices had ended is complete; a replica's error is passed on."""
-        if relay.problem() is None and not isinstance(error, MalformedAnswer):
+        if relay.problem() is None:
             return Outcome(Ending.completed(), 200, headers, relay.held())
         if isinstance(error, UpstreamFailed):
             return Outcome(Ending.failed(error), 200, headers, relay.held())

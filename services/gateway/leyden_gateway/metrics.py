@@ -33,7 +33,7 @@ RECORD_SECONDS = Histogram(
 )
 IN_FLIGHT = Gauge("leyden_gateway_in_flight", "Calls being served.")
 PARKED = Gauge("leyden_gateway_parked", "Calls waiting for their policy version to be served.")
-PARKED_TOTAL = Counter("leyden_gateway_parked_total", "Calls that had to wait, by how it ended.", ["outcome"])
+PARK_WAITS = Counter("leyden_gateway_park_waits_total", "Calls that had to wait, by outcome.", ["outcome"])
 RETRIES = Counter("leyden_gateway_upstream_retries_total", "Sends that were repeated, by cause.", ["reason"])
 REPLICA_UP = Gauge("leyden_gateway_replica_up", "Whether the replica answers.", ["replica"])
 REPLICA_MODELS = Gauge("leyden_gateway_replica_models", "Policy versions the replica serves.", ["replica"])

@@ -20,26 +20,36 @@ class StreamRelay:
         self._parser = SseParser(max_event_bytes)
         self._held: list[bytes] = []
         self._holding = False
+        self._malformed: MalformedAnswer | None = None
         self.done = False
-        """Whether ``[DONE]`` has arrived."""
+        """Whether nothing more needs to be read: ``[DONE]`` has arrived, or something malformed."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """What the caller may have of this chunk. Raises ``MalformedAnswer``."""
+        """What the caller may have of this chunk."""
+        visible: list[bytes] = []
         try:
-            events = self._parser.feed(chunk)
+            visible.extend(map(self._take, self._parser.feed(chunk)))
         except EventTooLarge as error:
-            raise MalformedAnswer(str(error)) from None
-        return b"".join([self._take(event) for event in events])
+            self._break(MalformedAnswer(str(error)))
+        except MalformedAnswer as error:
+            self._break(error)
+        return b"".join(visible)
 
     def finish(self) -> None:
         """The stream has ended. Raises ``TruncatedStream``, ``UpstreamFailed`` or ``MalformedAnswer``."""
-        if rest := self._parser.finish():
+        rest = None if self._malformed else self._parser.finish()
+        if rest:
             self._held.append(self._take(rest))
         if problem := self.problem():
             raise problem
 
+    def _break(self, error: MalformedAnswer) -> None:
+        self._malformed, self.done = error, True
+
     def problem(self) -> ApiError | None:
         """Why the answer is not complete, or None."""
+        if self._malformed:
+            return self._malformed
         if self._capture.error is not None:
             return UpstreamFailed(self._capture.error)
         if not self._capture.finished(self._choices):

@@ -54,7 +54,7 @@ class Router:
             outcome = "timed_out"
             raise ModelUnavailable(self._why(ref)) from None
         finally:
-            metrics.PARKED_TOTAL.labels(outcome).inc()
+            metrics.PARK_WAITS.labels(outcome).inc()
 
     def _why(self, ref: str) -> str:
         states = self._replicas.states()

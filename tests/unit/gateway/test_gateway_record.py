@@ -1,0 +1,157 @@
+"""From captures to records: reasons, alignment, ids, and that the log can read what is built."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from leyden_gateway.attribution import Attribution
+from leyden_gateway.capture import Capture
+from leyden_gateway.errors import InvalidRequest, RecordTooLarge
+from leyden_gateway.record import Call, Ending, records, without_payload
+from leyden_gateway.routing import Choice
+from leyden_schemas import (
+    CompletionRecorded,
+    CompletionStatus,
+    SamplingUsed,
+    Topics,
+    cause_id,
+    decode,
+    encode,
+)
+
+COMPLETION = UUID(int=9)
+
+
+def call(choice: Choice | None = Choice("http://r", "calculator", 3), model: str = "calculator") -> Call:  # noqa: B008 - frozen
+    made = Call(
+        COMPLETION,
+        Attribution(UUID(int=1), 1, "main"),
+        datetime(2026, 1, 1, tzinfo=UTC),
+        0.0,
+    )
+    made.request = {"model": model}
+    made.choice = choice
+    made.sampling = SamplingUsed(temperature=1.0)
+    return made
+
+
+def capture(
+    ids: list[int] | None = None,
+    logprobs: list[Any] | None = None,
+    prompt: list[int] | None = None,
+    usage: dict[str, Any] | None = None,
+    choices: int = 1,
+) -> Capture:
+    made = Capture()
+    content = [{"logprob": value} for value in ([-0.5, -0.25] if logprobs is None else logprobs)]
+    item = {
+        "message": {"role": "assistant", "content": "x"},
+        "token_ids": [5, 6] if ids is None else ids,
+        "logprobs": {"content": content},
+        "finish_reason": "stop",
+    }
+    made.whole(
+        {
+            "prompt_token_ids": [1, 2, 3] if prompt is None else prompt,
+            "choices": [{**item, "index": index} for index in range(choices)],
+            **({"usage": usage} if usage else {}),
+        }
+    )
+    return made
+
+
+def one(ending: Ending, captured: Capture, made: Call | None = None) -> CompletionRecorded:
+    (record,) = records(made or call(), ending, captured, total_s=1.5)
+    read_back: CompletionRecorded = decode(Topics.EVENTS, encode(record))
+    assert read_back.model_copy(update={"response": record.response}) == record, "what was built is valid"
+    return record
+
+
+def test_a_complete_record() -> None:
+    record = one(Ending.completed(), capture(usage={"completion_tokens": 2, "prompt_tokens": 3}))
+    assert record.untrainable is None
+    assert (record.completion_id, record.event_id) == (
+        COMPLETION,
+        cause_id("completion_recorded", COMPLETION),
+    )
+    assert (record.token_ids, record.logprobs, record.prompt_token_ids) == ([5, 6], [-0.5, -0.25], [1, 2, 3])
+    assert (record.model, record.replica, record.usage.completion_tokens) == ("calculator@3", "http://r", 2)
+    assert record.timings.total_s == 1.5
+
+
+@pytest.mark.parametrize(
+    ("captured", "reason"),
+    [
+        (capture(ids=[]), "no_token_ids"),
+        (capture(prompt=[]), "no_token_ids"),
+        (capture(logprobs=[-0.5]), "logprobs_mismatch"),
+        (capture(logprobs=[-0.5] * 3), "logprobs_mismatch"),
+        (capture(logprobs=[]), "logprobs_mismatch"),
+        (capture(logprobs=[-0.5, None]), "logprobs_not_finite"),
+        (capture(logprobs=[-0.5, float("-inf")]), "logprobs_not_finite"),
+        (capture(logprobs=[-0.5, float("nan")]), "logprobs_not_finite"),
+        (capture(usage={"completion_tokens": 3}), "token_count_mismatch"),
+    ],
+)
+def test_why_a_completion_cannot_be_trained_on(captured: Capture, reason: str) -> None:
+    record = one(Ending.completed(), captured)
+    assert record.untrainable == reason
+    assert len(record.logprobs) in (0, len(record.token_ids))
+
+
+def test_an_unknown_version_is_untrainable() -> None:
+    record = one(Ending.completed(), capture(), call(choice=None, model="calculator#serving"))
+    assert (record.untrainable, record.policy, record.version) == ("unknown_version", "calculator", None)
+
+
+@pytest.mark.parametrize(
+    ("ending", "status", "reason", "http_status"),
+    [
+        (Ending.failed(InvalidRequest("bad")), CompletionStatus.ERROR, "invalid_request", 400),
+        (Ending.refused(422, "no"), CompletionStatus.ERROR, "upstream_error", 422),
+        (Ending.cancelled("gone"), CompletionStatus.CANCELLED, "cancelled", 499),
+    ],
+)
+def test_other_endings(ending: Ending, status: CompletionStatus, reason: str, http_status: int) -> None:
+    record = one(ending, Capture())
+    assert (record.status, record.untrainable, record.http_status) == (status, reason, http_status)
+    assert (record.response, record.token_ids) == (None, [])
+
+
+def test_what_was_sampled_before_a_hang_up_is_kept() -> None:
+    partial = Capture()
+    partial.chunk({"choices": [{"delta": {"content": "x"}, "token_ids": [5], "logprobs": None}]})
+    record = one(Ending.cancelled("gone"), partial)
+    assert (record.token_ids, record.logprobs, record.untrainable) == ([5], [], "cancelled")
+    assert record.response is not None
+    assert record.response["choices"][0]["message"]["content"] == "x"
+
+
+def test_alternatives_have_ids_of_their_own() -> None:
+    made = records(call(), Ending.completed(), capture(choices=3), total_s=1.0)
+    assert [record.completion_id for record in made] == [
+        COMPLETION,
+        cause_id("choice", COMPLETION, 1),
+        cause_id("choice", COMPLETION, 2),
+    ]
+    assert len({record.event_id for record in made}) == 3
+    assert [record.usage.completion_tokens for record in made] == [2, 2, 2]
+    assert [len(record.response["choices"]) for record in made if record.response] == [1, 1, 1]
+
+
+def test_usage_is_taken_from_the_replica_when_it_gave_no_ids() -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 4}
+    record = one(Ending.completed(), capture(ids=[], logprobs=[], prompt=[], usage=usage))
+    assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (11, 4)
+    odd = {"prompt_tokens": "many", "completion_tokens": None}
+    assert one(Ending.completed(), capture(ids=[], prompt=[], usage=odd)).usage.prompt_tokens == 0
+
+
+def test_a_record_without_its_payload_keeps_who_and_when() -> None:
+    full = one(Ending.completed(), capture())
+    slim = without_payload(full, error=RecordTooLarge("too large"))
+    assert (slim.request, slim.response, slim.token_ids) == ({}, None, [])
+    assert (slim.untrainable, slim.rollout_id, slim.version) == ("record_too_large", full.rollout_id, 3)
+    assert decode(Topics.EVENTS, encode(slim)) == slim
