@@ -1,6 +1,7 @@
 """The composition root: engine, follower and HTTP server."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
 from leyden_inference.api import Api
@@ -13,9 +14,13 @@ from leyden_inference.settings import InferenceSettings
 from leyden_platform.http import HttpServer
 from leyden_platform.service import Component
 
+_SWITCH_INTERVAL_S = 0.0005
+"""How long the event loop may keep the interpreter from the engine's thread, which asks for it often."""
+
 
 async def build(settings: InferenceSettings) -> Sequence[Component]:
     """Load the folders that the settings name; raises ``LoadFailed`` when one cannot be served."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     limits = BatchLimits(settings.max_batch, settings.prefill_tokens, settings.prefix_cache_tokens)
     engine = Engine(limits, max_queue=settings.max_queue, threads=settings.torch_threads)
     serving, loader = Serving(engine), Loader(settings.context)

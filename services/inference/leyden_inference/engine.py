@@ -121,6 +121,11 @@ class Engine:
 
     # -- in the event loop
 
+    @property
+    def open_sequences(self) -> int:
+        """Sequences that wait or run."""
+        return len(self._generations)
+
     def not_ready(self) -> str | None:
         """Ready while the thread runs."""
         return None if self._ended is not None and not self._ended.done() else "the engine is not running"
