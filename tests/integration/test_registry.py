@@ -117,7 +117,9 @@ async def test_a_published_version_is_numbered_placed_and_announced(service: Ser
     assert [(m.key(), m.version) for m in (latest, serving)] == [
         ("calculator#latest", 0), ("calculator#serving", 0),
     ]  # fmt: skip
+    body.pop("held")
     assert (await service.http.get("/v1/policies/calculator/versions/0")).json() == body
+    assert (await service.http.get("/v1/policies/calculator/versions")).json()["versions"] == [body]
 
 
 async def test_repeating_a_publication_answers_the_same_and_announces_nothing(service: Service) -> None:
@@ -129,7 +131,7 @@ async def test_repeating_a_publication_answers_the_same_and_announces_nothing(se
     }
     first = await service.publish(**body)
     await service.announced()
-    second = await service.publish(**body)
+    second = await service.publish(**(body | {"metrics": {"loss": 0.2}}))
     assert (first.status_code, second.status_code) == (201, 200)
     assert second.json() == first.json()
     assert await service.announced() == []

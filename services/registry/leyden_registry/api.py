@@ -26,7 +26,7 @@ from leyden_registry.errors import (
 )
 from leyden_registry.registry import Registry
 from leyden_registry.requests import MAX_VERSION, MoveAliasRequest, PublishRequest
-from leyden_registry.values import AliasMove, Policy, Publication, Version
+from leyden_registry.values import AliasMove, Placed, Policy, Publication
 from leyden_schemas import JsonObject
 from leyden_schemas.base import Name
 
@@ -101,18 +101,17 @@ class _Api:
         return JSONResponse(_policy(await self._registry.policy(_name(request, "policy"))))
 
     async def list_versions(self, request: Request) -> Response:
-        limit = _query(request, "limit", _PAGE) or 100
-        found = await self._registry.versions(
-            _name(request, "policy"), _query(request, "before", _BEFORE), limit
-        )
-        more = found[-1].version if len(found) == limit and found[-1].version > 0 else None
-        return JSONResponse({"versions": [_version(version) for version in found], "before": more})
+        limit = _query(request, "limit", _PAGE)
+        before = _query(request, "before", _BEFORE)
+        found = await self._registry.versions(_name(request, "policy"), before, limit)
+        last = found[-1].version.version if found and len(found) == limit else 0
+        return JSONResponse({"versions": [_placed(placed) for placed in found], "before": last or None})
 
     async def get_version(self, request: Request) -> Response:
         policy, text = _name(request, "policy"), request.path_params["version"]
         if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > MAX_VERSION:
             raise NotFound(f"there is no version {policy}@{text[:40]}; versions are numbers from 0")
-        return JSONResponse(_publication(await self._registry.version(policy, int(text))))
+        return JSONResponse(_placed(await self._registry.version(policy, int(text))))
 
     async def list_moves(self, request: Request) -> Response:
         limit = _query(request, "limit", _PAGE) or 100
@@ -196,7 +195,8 @@ def _query(request: Request, name: str, kind: TypeAdapter[int]) -> int | None:
         raise _invalid(error, name) from None
 
 
-def _version(version: Version) -> JsonObject:
+def _placed(placed: Placed) -> JsonObject:
+    version = placed.version
     body: dict[str, Any] = asdict(version)
     digests = body.pop("artifact")
     return {
@@ -205,11 +205,12 @@ def _version(version: Version) -> JsonObject:
         **digests,
         "version_id": str(version.version_id),
         "published_at": version.published_at.isoformat(),
+        "aliases": placed.aliases,
     }
 
 
 def _publication(publication: Publication) -> JsonObject:
-    return {**_version(publication.version), "aliases": publication.aliases, "held": publication.held}
+    return {**_placed(publication.placed), "held": publication.held}
 
 
 def _move(move: AliasMove) -> JsonObject:

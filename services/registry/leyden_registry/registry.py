@@ -18,7 +18,7 @@ from leyden_registry.errors import Conflict, InvalidReference, NotFound
 from leyden_registry.promotion import held_back
 from leyden_registry.requests import MoveAliasRequest, PublishRequest
 from leyden_registry.tables import outbox
-from leyden_registry.values import AliasMove, Artifact, Policy, Publication, Version
+from leyden_registry.values import AliasMove, Artifact, Placed, Policy, Publication, Version
 from leyden_schemas import WeightsKind
 
 log = structlog.get_logger(__name__)
@@ -118,17 +118,19 @@ class Registry:
         async with transaction(self._engine) as connection:
             return await repository.policy_named(connection, policy)
 
-    async def versions(self, policy: str, before: int | None, limit: int) -> list[Version]:
+    async def versions(self, policy: str, before: int | None, limit: int | None) -> list[Placed]:
         """Versions, newest first. Raises ``NotFound`` when the policy is unknown."""
         async with transaction(self._engine) as connection:
-            await repository.policy_named(connection, policy)
-            return await repository.versions_of(connection, policy, before=before, limit=limit)
+            names = (await repository.policy_named(connection, policy)).aliases
+            found = await repository.versions_of(connection, policy, before=before, limit=limit)
+        return [Placed(version, _naming(names, version)) for version in found]
 
-    async def version(self, policy: str, number: int) -> Publication:
+    async def version(self, policy: str, number: int) -> Placed:
         """One version and the aliases that name it. Raises ``NotFound``."""
         async with transaction(self._engine) as connection:
             found = await _existing(connection, policy, number)
-            return Publication(found, created=False, aliases=await _naming(connection, found), held={})
+            names = (await repository.policy_named(connection, policy)).aliases
+        return Placed(found, _naming(names, found))
 
     async def moves(self, policy: str, limit: int) -> list[AliasMove]:
         """The audit of a policy, latest first. Raises ``NotFound``."""
@@ -147,7 +149,8 @@ async def _publish(
                 f"version_id {request.version_id} is {known.policy}@{known.version} already, with another "
                 f"{difference}; give a new checkpoint a new version_id and folder"
             )
-        return Publication(known, created=False, aliases=await _naming(connection, known), held={})
+        names = (await repository.policy_named(connection, policy)).aliases
+        return Publication(Placed(known, _naming(names, known)), created=False, held={})
     if request.parent is not None and not await repository.version_numbered(
         connection, policy, request.parent
     ):
@@ -155,7 +158,8 @@ async def _publish(
     version = await repository.add_version(connection, policy, request, artifact)
     moves, held = await _advance(connection, version, request.aliases)
     await enqueue(connection, outbox, model_published(version), *map(alias_moved, moves))
-    return Publication(version, created=True, aliases=sorted(move.alias for move in moves), held=held)
+    placed = Placed(version, sorted(move.alias for move in moves))
+    return Publication(placed, created=True, held=held)
 
 
 async def _advance(
@@ -193,13 +197,15 @@ async def _existing(connection: AsyncConnection, policy: str, number: int) -> Ve
     return found
 
 
-async def _naming(connection: AsyncConnection, version: Version) -> list[str]:
-    moves = await repository.aliases_of(connection, version.policy)
-    return sorted(alias for alias, move in moves.items() if move.version == version.version)
+def _naming(aliases: dict[str, int], version: Version) -> list[str]:
+    return sorted(alias for alias, number in aliases.items() if number == version.version)
 
 
 def _difference(known: Version, policy: str, request: PublishRequest, artifact: Artifact) -> str | None:
-    """The first field in which a repeated publication differs, or None."""
+    """The first field in which a repeated publication differs, or None.
+
+    Metrics are not compared: they describe the making, not what is served; the first ones stay.
+    """
     pairs: dict[str, tuple[object, object]] = {
         "policy": (known.policy, policy),
         "tenant": (known.tenant, request.tenant),
@@ -211,18 +217,17 @@ def _difference(known: Version, policy: str, request: PublishRequest, artifact: 
         "step": (known.step, request.step),
         "prompt_version": (known.prompt_version, request.prompt_version),
         "sampling_defaults": (known.sampling_defaults, request.sampling_defaults),
-        "metrics": (known.metrics, request.metrics),
     }
     return next((name for name, (before, now) in pairs.items() if before != now), None)
 
 
 def _count_publication(publication: Publication) -> None:
-    version = publication.version
+    version, aliases = publication.placed.version, publication.placed.aliases
     if not publication.created:
         metrics.VERSIONS_REPEATED.inc()
         return
     metrics.VERSIONS_PUBLISHED.labels(version.kind.value).inc()
-    metrics.ALIAS_MOVES.labels("published").inc(len(publication.aliases))
+    metrics.ALIAS_MOVES.labels("published").inc(len(aliases))
     metrics.ALIAS_HELD.inc(len(publication.held))
     log.info(
         "version_published",
@@ -230,6 +235,6 @@ def _count_publication(publication: Publication) -> None:
         version=version.version,
         run=version.run,
         step=version.step,
-        aliases=publication.aliases,
+        aliases=aliases,
         held=publication.held,
     )

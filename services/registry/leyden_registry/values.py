@@ -65,10 +65,17 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
-    """What publishing did: the version, whether it is new, which aliases name it, why others stayed."""
+class Placed:
+    """A version and the aliases that name it."""
 
     version: Version
-    created: bool
     aliases: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What publishing did: the version, whether it is new, and why an alias was held back."""
+
+    placed: Placed
+    created: bool
     held: dict[str, str]
