@@ -83,7 +83,7 @@ def garbage(task):
     os.write(1, b"\\xff\\xfe\\x00" * 100_000)
     return None
 '''
-WAIT_S = 40.0
+WAIT_S = 60.0
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:

@@ -151,7 +151,7 @@ class Launcher:
             [sys.executable, "-P", "-m", "leyden_runner.executors.zygote", arguments],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
+            stdout=2,
             env=self._env,
             start_new_session=True,
         )
