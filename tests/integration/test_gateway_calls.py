@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 from gateway_harness import CALCULATOR, Gateway, running_gateway
-from vllm_stub import FIRST_ID, PROMPT_IDS, VllmStub, eventually, serving
+from vllm_stub import FIRST_ID, PROMPT_IDS, VllmStub, error, eventually, serving
 
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionStatus, Split, cause_id
@@ -291,16 +291,18 @@ async def test_a_version_that_was_dropped_is_resolved_again(gateway: Gateway, st
 
 
 async def test_another_replica_takes_over(kafka: KafkaSettings, stub: VllmStub, policy: str) -> None:
-    async with serving(VllmStub(models=set(stub.models))) as other:
-        async with running_gateway(kafka, policy, stub.url, other.url) as gateway:
-            await gateway.publish_policy(versions=[1], serving=1)
-            claims = [gateway.claims() for _ in range(12)]
-            stub.fail = lambda _body: unavailable()
-            answers = [await gateway.post(c, {"messages": HELLO}) for c in claims]
-            assert {answer.status_code for answer in answers} == {200}
-            assert stub.requests, "some of the rollouts hash to the replica that refuses"
-            records = [(await gateway.completions(c.rollout_id))[0] for c in claims]
-            assert {record.replica for record in records} == {other.url}
+    async with (
+        serving(VllmStub(models=set(stub.models))) as other,
+        running_gateway(kafka, policy, stub.url, other.url) as gateway,
+    ):
+        await gateway.publish_policy(versions=[1], serving=1)
+        claims = [gateway.claims() for _ in range(12)]
+        stub.fail = lambda _body: error(503, "warming up", "ServiceUnavailable")
+        answers = [await gateway.post(c, {"messages": HELLO}) for c in claims]
+        assert {answer.status_code for answer in answers} == {200}
+        assert stub.requests, "some of the rollouts hash to the replica that refuses"
+        records = [(await gateway.completions(c.rollout_id))[0] for c in claims]
+        assert {record.replica for record in records} == {other.url}
 
 
 async def test_a_lone_replica_that_restarts_is_waited_for(kafka: KafkaSettings, policy: str) -> None:
@@ -316,12 +318,6 @@ async def test_a_lone_replica_that_restarts_is_waited_for(kafka: KafkaSettings, 
             assert (await calling).status_code == 200
     finally:
         await gateway_context.__aexit__(None, None, None)
-
-
-def unavailable() -> Any:
-    from vllm_stub import error
-
-    return error(503, "warming up", "ServiceUnavailable")
 
 
 async def test_concurrent_calls_are_each_recorded_once(gateway: Gateway) -> None:

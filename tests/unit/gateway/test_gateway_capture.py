@@ -146,7 +146,7 @@ def test_an_answer_without_choices() -> None:
         Capture().whole({"choices": []})
 
 
-NAMES = [
+NAMES = (
     "choices",
     "index",
     "delta",
@@ -163,7 +163,7 @@ NAMES = [
     "arguments",
     "error",
     "finish_reason",
-]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: (
