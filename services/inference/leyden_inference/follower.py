@@ -103,14 +103,14 @@ class Follower:
         self._held.add(name)
 
     def _let_go(self, policy: str, wanted: Collection[int]) -> None:
-        """Unload versions that nothing has asked for since ``linger_s``."""
+        """Unload versions that have been unwanted, and not been asked for, for ``linger_s``."""
         loaded = loaded_versions(policy, self._held)
-        kept, now = to_keep(wanted, loaded), time.monotonic()
+        kept, now, linger_s = to_keep(wanted, loaded), time.monotonic(), self._settings.linger_s
         for version in loaded:
             name = policy_at(policy, version)
             if version in kept:
                 self._unwanted.pop(name, None)
-            elif now - self._unwanted.setdefault(name, now) >= self._settings.linger_s:
+            elif min(now - self._unwanted.setdefault(name, now), self._serving.unasked_s(name)) >= linger_s:
                 del self._unwanted[name]
                 self._held.remove(name)
                 self._serving.remove(name)

@@ -1,5 +1,6 @@
 """The versions that take requests now, by name."""
 
+import time
 from dataclasses import dataclass
 
 import structlog
@@ -29,6 +30,7 @@ class Serving:
         self.engine = engine
         self.announced = Announced()
         self._served: dict[str, Served] = {}
+        self._asked: dict[str, float] = {}
 
     @property
     def names(self) -> list[str]:
@@ -43,11 +45,13 @@ class Serving:
         """Let a version take requests."""
         runner = self.engine.install(name, model.decoder, model.eos)
         self._served[name] = Served(name, model, runner)
+        self._asked[name] = time.monotonic()
         self._measure(name, "loaded")
 
     def remove(self, name: str) -> None:
         """Let a version take no more requests; those it has finish."""
         self.engine.retire(self._served.pop(name).runner)
+        del self._asked[name]
         self._measure(name, "unloaded")
 
     def find(self, ref: str) -> Served:
@@ -56,7 +60,12 @@ class Serving:
         if name is None:
             metrics.REFUSED.labels("unknown_model").inc()
             raise UnknownModel(ref, self.names)
+        self._asked[name] = time.monotonic()
         return self._served[name]
+
+    def unasked_s(self, name: str) -> float:
+        """Seconds since a request last meant this version."""
+        return time.monotonic() - self._asked[name]
 
     def _measure(self, name: str, action: str) -> None:
         policy = name.rpartition("@")[0] or name

@@ -54,7 +54,9 @@ class InferenceSettings(ServiceSettings):
         description="Tokens of shared prompt beginnings kept per version; 0 turns it off.",
     )
     linger_s: float = Field(
-        default=10.0, ge=0, description="How long a replaced version still takes requests that name it."
+        default=10.0,
+        ge=0,
+        description="A replaced version is unloaded when no request has named it for this long.",
     )
     load_retry_s: float = Field(
         default=30.0, gt=0, description="Pause before a version that failed to load is tried again."

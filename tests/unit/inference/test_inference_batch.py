@@ -24,7 +24,8 @@ NEVER: frozenset[int] = frozenset()
 @pytest.fixture(scope="module")
 def reference() -> Any:
     """The same folder in transformers, fp32."""
-    return AutoModelForCausalLM.from_pretrained(SEED, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(SEED, dtype=torch.float32)
+    return model.eval()
 
 
 def recomputed(model: Any, sequence: Sequence) -> torch.Tensor:

@@ -15,7 +15,7 @@ TOOL = {
     "type": "function",
     "function": {"name": "calculator", "description": "Adds <é>.", "parameters": {"type": "object"}},
 }
-CALL = {
+CALL: dict[str, Any] = {
     "id": "call_1",
     "type": "function",
     "function": {"name": "calculator", "arguments": '{"a": 3, "op": "+", "b": 4}'},
@@ -30,7 +30,7 @@ TALK: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("length", [2, 3, 4])
 @pytest.mark.parametrize("tools", [None, [TOOL]])
-def test_ids_equal_transformers(length: int, tools: list[dict[str, Any]] | None) -> None:
+def test_ids_equal_transformers(length: int, tools: list[dict[Any, Any]] | None) -> None:
     tokenizer = Tokenizer(SEED)
     template = chat_template(SEED, tokenizer)
     assert template is not None

@@ -47,16 +47,19 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
 
 def saved(folder: Path, family: str, shape: dict[str, Any]) -> Any:
     """A random model of the family, written to ``folder`` and read back by transformers."""
-    torch.manual_seed(hash(str(shape)) % 1000)
-    if family == "qwen3":
-        model: Any = Qwen3ForCausalLM(Qwen3Config(**TINY, **shape))
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**TINY, **shape))
+    torch.manual_seed(len(str(shape)))
+    kinds: dict[str, Any] = {
+        "qwen3": (Qwen3ForCausalLM, Qwen3Config),
+        "llama": (LlamaForCausalLM, LlamaConfig),
+    }
+    kind, config = kinds[family]
+    model = kind(config(**TINY, **shape))
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     model.save_pretrained(folder)
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    read: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return read.eval()
 
 
 def decoder_of(folder: Path) -> Decoder:
