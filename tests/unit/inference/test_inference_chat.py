@@ -30,7 +30,7 @@ TALK: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("length", [2, 3, 4])
 @pytest.mark.parametrize("tools", [None, [TOOL]])
-def test_ids_equal_transformers(length: int, tools: list[dict[Any, Any]] | None) -> None:
+def test_ids_equal_transformers(length: int, tools: Any) -> None:
     tokenizer = Tokenizer(SEED)
     template = chat_template(SEED, tokenizer)
     assert template is not None
