@@ -44,11 +44,15 @@ class UnsupportedArtifact(ValueError):
 
 def artifact_path(uri: str) -> Path:
     """The local folder that ``file:///absolute/path`` names. Raises ``UnsupportedArtifact``."""
-    parts = urlsplit(uri)
-    path = Path(unquote(parts.path))
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path.is_absolute():
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UnsupportedArtifact(f"artifact {uri!r} is not a URI: {error}") from None
+    path = unquote(parts.path)
+    local = parts.scheme == "file" and parts.netloc in ("", "localhost")
+    if not local or not path.startswith("/") or "\0" in path:
         raise UnsupportedArtifact(f"artifact {uri!r}: write file:///absolute/path/to/the/folder")
-    return path
+    return Path(path)
 
 
 def verify_artifact(path: Path, kind: WeightsKind = WeightsKind.FULL) -> str:

@@ -1,5 +1,6 @@
 """The HTTP API: requests to operations, values to JSON, errors to statuses."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -9,7 +10,7 @@ import structlog
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -31,6 +32,9 @@ from leyden_schemas import JsonObject
 from leyden_schemas.base import Name
 
 log = structlog.get_logger(__name__)
+
+BODY_TIMEOUT_S = 30.0
+"""Longest time for a request's body to arrive."""
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 _PAGE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=1, le=1000)])
@@ -120,15 +124,23 @@ class _Api:
 
     async def _body(self, request: Request, kind: type[RequestT]) -> RequestT:
         """The request's JSON as ``kind``, read no further than the limit."""
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                return kind.model_validate_json(await self._read(request))
+        except ValidationError as error:
+            raise _invalid(error) from None
+        except TimeoutError:
+            raise _Refused(408, "too_slow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+        except ClientDisconnect:
+            raise _Refused(400, "disconnected", "the body was cut short") from None
+
+    async def _read(self, request: Request) -> bytes:
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > self._max_body_bytes:
                 raise _Refused(413, "too_large", f"the body is larger than {self._max_body_bytes} bytes")
-        try:
-            return kind.model_validate_json(bytes(body))
-        except ValidationError as error:
-            raise _invalid(error) from None
+        return bytes(body)
 
 
 def _observed(route: str, method: str, handler: Handler) -> Handler:

@@ -12,7 +12,11 @@ class RegistrySettings(ServiceSettings):
     """``LEYDEN_REGISTRY_…``, beside the shared groups."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LEYDEN_REGISTRY_", frozen=True, extra="ignore", env_nested_delimiter="__"
+        env_prefix="LEYDEN_REGISTRY_",
+        frozen=True,
+        extra="ignore",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
     )
 
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)

@@ -163,8 +163,18 @@ def test_artifact_paths() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["/models", "s3://bucket/x", "file://host/x", "file:relative", "hf:org/x", ""]
+    "uri",
+    [
+        "/models",
+        "s3://bucket/x",
+        "file://host/x",
+        "file:relative",
+        "hf:org/x",
+        "",
+        "file:///a%00b",
+        "file://[/x",
+    ],
 )
-def test_other_uris_are_refused_with_the_accepted_form(uri: str) -> None:
-    with pytest.raises(UnsupportedArtifact, match="file:///absolute"):
+def test_other_uris_are_refused(uri: str) -> None:
+    with pytest.raises(UnsupportedArtifact, match="artifact "):
         artifact_path(uri)

@@ -1,12 +1,16 @@
 """What the registry accepts in a body."""
 
+import asyncio
 import json
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
+from starlette.types import Message
 
+from leyden_registry import api
+from leyden_registry.registry import Registry
 from leyden_registry.requests import MoveAliasRequest, PublishRequest
 
 VALID: dict[str, Any] = {"version_id": str(UUID(int=1)), "artifact": "file:///models/1"}
@@ -46,3 +50,38 @@ def test_a_move_names_a_version() -> None:
     assert MoveAliasRequest.model_validate_json('{"version": 3}').actor == "anonymous"
     with pytest.raises(ValidationError, match="version"):
         MoveAliasRequest.model_validate_json('{"version": "latest"}')
+
+
+async def test_a_body_cut_short_is_refused_not_logged_as_our_failure() -> None:
+    assert await _status_for([{"type": "http.disconnect"}]) == 400
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BODY_TIMEOUT_S", 0.02)
+    assert await _status_for([]) == 408
+
+
+async def _status_for(messages: list[Message]) -> int:
+    """The status of a publication whose body arrives as ``messages`` and then not at all."""
+    app = api.registry_app(cast("Registry", None), max_body_bytes=1000)
+    sent: list[Message] = []
+    arriving = iter(messages)
+
+    async def receive() -> Message:
+        for message in arriving:
+            return message
+        await asyncio.Event().wait()
+        raise AssertionError("never set")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/policies/p/versions",
+        "headers": [],
+        "query_string": b"",
+    }
+    await app(scope, receive, send)
+    return int(sent[0]["status"])
