@@ -93,7 +93,7 @@ class Progress:
         facts.append(("tokens/s", f"{self._tokens_per_second():.0f}"))
         return facts
 
-    def _tokens_per_second(self, window_s: float = 10.0) -> float:
+    def _tokens_per_second(self, window_s: float = 20.0) -> float:
         now = time.monotonic()
         total = sum(tally.tokens for tally in self._log.tallies) if self._log else 0
         self._tokens = [(at, n) for at, n in self._tokens if at > now - window_s] + [(now, total)]
