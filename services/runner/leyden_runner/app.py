@@ -17,6 +17,7 @@ from leyden_platform.messaging import (
     ensure_topics,
 )
 from leyden_platform.service import Component
+from leyden_runner.attempts import Access, Attempts
 from leyden_runner.environment import inherited
 from leyden_runner.executors.base import Bounds, Executor
 from leyden_runner.executors.callable import CallableExecutor
@@ -52,16 +53,20 @@ async def build(settings: RunnerSettings) -> Sequence[Component]:
     policies = Policies(settings.kafka, patience_s=settings.policy_wait_s)
     launcher = agents_launcher(settings)
     owner, clock = owner_name(), SystemClock()
-    rollouts = Rollouts(
-        PostgresLedger(engine, owner=owner, lease_s=settings.lease_s, clock=clock),
+    ledger = PostgresLedger(engine, owner=owner, lease_s=settings.lease_s, clock=clock)
+    gateway = GatewayProbe(str(settings.gateway_url))
+    attempts = Attempts(
+        ledger,
         executors(settings, launcher),
         publisher,
-        GatewayProbe(str(settings.gateway_url)),
-        options(settings),
+        gateway,
+        Access(str(settings.gateway_url), settings.token.secret),
         owner=owner,
         clock=clock,
+        retry=RetryPolicy(settings.retry_backoff_s, settings.retry_backoff_max_s),
         announce=relay.wake,
     )
+    rollouts = Rollouts(attempts, ledger, gateway, options(settings))
     known = Known(frozenset(settings.agents), BUILT_IN_REWARDS | settings.catalogue.rewards.keys())
     intake = TaskIntake(known, policies, publisher, settings.max_task_bytes)
 
@@ -131,12 +136,9 @@ def _executor(name: str, agent: Agent, settings: RunnerSettings, launcher: Launc
 def options(settings: RunnerSettings) -> Options:
     """The part of the settings that bounds and times the work."""
     return Options(
-        gateway_url=str(settings.gateway_url),
-        secret=settings.token.secret,
         concurrency=settings.concurrency,
         heartbeat_s=settings.heartbeat_s,
         grace_s=settings.grace_s,
         give_back_s=settings.kill_grace_s + 2.0,
         retention_s=settings.retention_days * 86_400,
-        retry=RetryPolicy(settings.retry_backoff_s, settings.retry_backoff_max_s),
     )

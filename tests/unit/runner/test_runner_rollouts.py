@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from leyden_platform.clock import ManualClock
 from leyden_platform.messaging import MemoryPublisher, Partition, PublishFailed, Record, Unavailable
+from leyden_runner.attempts import Access, Attempts
 from leyden_runner.executors.base import Execution
 from leyden_runner.gateway import GatewayProbe
 from leyden_runner.handlers import RolloutProcessor
@@ -75,23 +76,20 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     shared, clock, agent = SharedRows(), ManualClock(), Agent()
     publisher = publisher or MemoryPublisher()
-    options = Options(
-        gateway_url="http://g",
-        secret=SecretStr("x" * 32),
-        concurrency=concurrency,
-        heartbeat_s=0.02,
-        grace_s=grace_s,
-        retry=RetryPolicy(0.01, 0.01),
-    )
-    rollouts = Rollouts(
-        MemoryLedger(shared, owner="me", lease_s=15, clock=clock),
+    ledger = MemoryLedger(shared, owner="me", lease_s=15, clock=clock)
+    gateway = GatewayProbe("http://127.0.0.1:9")
+    attempts = Attempts(
+        ledger,
         {"default": agent},
         publisher,
-        GatewayProbe("http://127.0.0.1:9"),
-        options,
+        gateway,
+        Access("http://g", SecretStr("x" * 32)),
         owner="me",
         clock=clock,
+        retry=RetryPolicy(0.01, 0.01),
     )
+    options = Options(concurrency=concurrency, heartbeat_s=0.02, grace_s=grace_s)
+    rollouts = Rollouts(attempts, ledger, gateway, options)
     stop = asyncio.Event()
     running = asyncio.create_task(rollouts.run(stop))
     yield Desk(rollouts, agent, shared, clock, publisher, [])
