@@ -12,6 +12,7 @@ from sqlalchemy import MetaData, Table, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from leyden_platform.database import (
+    Order,
     OutboxRelay,
     create_engine,
     enqueue,
@@ -38,10 +39,11 @@ class Noted(Message):
 
     topic: ClassVar[Topic] = Topic(f"outbox-test-{new_id()}", partitions=1)
     number: int
+    about: str = "note"
 
     def key(self) -> str:
-        """All share a key, hence a partition and an order."""
-        return "note"
+        """By default all share a key, hence an order."""
+        return self.about
 
 
 class Flaky(MemoryPublisher):
@@ -271,6 +273,59 @@ async def test_a_lost_database_is_unreadiness_until_it_is_back(box: Box, databas
         await box.put(1)
         await until(lambda: numbers(publisher) == [1])
     await elsewhere.dispose()
+
+
+class Gated(MemoryPublisher):
+    """Holds every message until ``open``; ``waiting`` are the numbers held now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: set[int] = set()
+        self.open = asyncio.Event()
+
+    async def publish_raw(
+        self, topic: str, key: bytes | None, value: bytes, headers: dict[str, str] | None = None
+    ) -> None:
+        """Wait, then remember the bytes."""
+        number = Noted.model_validate_json(value).number
+        self.waiting.add(number)
+        await self.open.wait()
+        self.waiting.discard(number)
+        await super().publish_raw(topic, key, value, headers)
+
+
+@pytest.mark.parametrize(("order", "first"), [(Order.KEY, {1, 2}), (Order.ID, {1})])
+async def test_what_is_sent_together_depends_on_the_order_asked_for(
+    box: Box, order: Order, first: set[int]
+) -> None:
+    publisher = Gated()
+    async with transaction(box.engine) as connection:
+        keys = ((1, "a"), (2, "b"), (3, "a"), (4, "c"))
+        await enqueue(connection, box.table, *(Noted(number=n, about=about) for n, about in keys))
+    relaying = asyncio.create_task(OutboxRelay(box.engine, box.table, publisher, "test", order=order).relay())
+    await until(lambda: publisher.waiting == first)
+    publisher.open.set()
+    assert await relaying == 4
+    assert numbers(publisher) == [1, 2, 3, 4]
+
+
+async def test_a_failure_keeps_the_order_of_its_key_and_lets_other_keys_pass(box: Box) -> None:
+    class First(MemoryPublisher):
+        async def publish_raw(
+            self, topic: str, key: bytes | None, value: bytes, headers: dict[str, str] | None = None
+        ) -> None:
+            if key == b"a":
+                raise PublishFailed("this partition has no leader")
+            await super().publish_raw(topic, key, value, headers)
+
+    first, second = First(), MemoryPublisher()
+    async with transaction(box.engine) as connection:
+        keys = ((1, "a"), (2, "b"), (3, "a"), (4, "b"))
+        await enqueue(connection, box.table, *(Noted(number=n, about=about) for n, about in keys))
+    with pytest.raises(PublishFailed):
+        await box.relay(first).relay()
+    await box.relay(second).relay()
+    assert (numbers(first), numbers(second)) == ([2], [1, 3, 4])
 
 
 @pytest.mark.kafka

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from leyden_platform.database import OutboxRelay, create_engine, migrate, schema_drift
+from leyden_platform.database import Order, OutboxRelay, create_engine, migrate, schema_drift
 from leyden_platform.messaging import MemoryPublisher
 from leyden_platform.settings import DatabaseSettings
 from leyden_registry.api import registry_app
@@ -44,7 +44,7 @@ class Service:
 
     def __init__(self, engine: AsyncEngine, root: Path) -> None:
         self.engine, self.root, self.publisher = engine, root, MemoryPublisher()
-        self.relay = OutboxRelay(engine, outbox, self.publisher, "registry")
+        self.relay = OutboxRelay(engine, outbox, self.publisher, "registry", order=Order.ID)
         inspector = ArtifactInspector(root, timeout_s=10, concurrency=2)
         self.registry = Registry(engine, inspector, self.relay.wake)
         app = registry_app(self.registry, max_body_bytes=MAX_BODY_BYTES)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from leyden_platform.database import OutboxRelay, create_engine, migrate
+from leyden_platform.database import Order, OutboxRelay, create_engine, migrate
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher
 from leyden_platform.service import Component
@@ -19,7 +19,7 @@ async def build(settings: RegistrySettings) -> Sequence[Component]:
     await migrate(settings.database, "leyden_registry", SCHEMA)
     engine = create_engine(settings.database)
     publisher = KafkaPublisher(settings.kafka, "registry")
-    relay = OutboxRelay(engine, outbox, publisher, "registry")
+    relay = OutboxRelay(engine, outbox, publisher, "registry", order=Order.ID)
     inspector = ArtifactInspector(
         settings.artifact_root,
         timeout_s=settings.artifact_timeout_s,

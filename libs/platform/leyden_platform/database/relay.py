@@ -1,14 +1,16 @@
 """From the outbox to Kafka: in order, at least once, by one replica at a time.
 
-A pass is one transaction: take the outbox's advisory lock, read the oldest rows, publish each and await its
-acknowledgement, delete what was acknowledged. A crash between acknowledgement and commit publishes again;
+A pass is one transaction: take the outbox's advisory lock, read the oldest rows, publish them and await their
+acknowledgements, delete what was acknowledged. A crash between acknowledgement and commit publishes again;
 readers recognise the repeat by the message's own id.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from hashlib import sha256
+from typing import Any
 
 import structlog
 from prometheus_client import Counter, Gauge
@@ -33,6 +35,15 @@ LAST_PASS_S = 5.0
 """How long a stopping relay may still publish."""
 
 
+class Order(StrEnum):
+    """What must be acknowledged before a row is sent."""
+
+    ID = "id"
+    """Every earlier row."""
+    KEY = "key"
+    """Every earlier row of the same topic and key; others are sent together."""
+
+
 class OutboxRelay:
     """A component that empties an outbox; ``wake`` it after a commit, else it looks twice a second.
 
@@ -40,11 +51,18 @@ class OutboxRelay:
     """
 
     def __init__(
-        self, engine: AsyncEngine, outbox: Table, publisher: Publisher, name: str, *, poll_s: float = 0.5
+        self,
+        engine: AsyncEngine,
+        outbox: Table,
+        publisher: Publisher,
+        name: str,
+        *,
+        order: Order = Order.KEY,
+        poll_s: float = 0.5,
     ) -> None:
         self.name = f"{name}-outbox"
         self._engine, self._outbox, self._publisher = engine, outbox, publisher
-        self._label, self._poll_s = name, poll_s
+        self._label, self._order, self._poll_s = name, order, poll_s
         self._lock = _lock_key(outbox.fullname)
         self._woken = asyncio.Event()
         self._failing: str | None = None
@@ -132,25 +150,37 @@ class OutboxRelay:
         counted = select(func.count()).where(self._outbox.c.refused.is_(None))
         return await connection.scalar(counted) or 0
 
-    async def _oldest(self, connection: AsyncConnection) -> Sequence[Row[tuple[object, ...]]]:
+    async def _oldest(self, connection: AsyncConnection) -> Sequence[Row[Any]]:
         table = self._outbox
         found = select(table).where(table.c.refused.is_(None)).order_by(table.c.id).limit(BATCH)
         return (await connection.execute(found)).all()
 
     async def _publish(
-        self, connection: AsyncConnection, rows: Sequence[Row[tuple[object, ...]]]
+        self, connection: AsyncConnection, rows: Sequence[Row[Any]]
     ) -> tuple[list[int], PublishFailed | None]:
-        """Publish until one fails; the ids acknowledged, and the failure."""
+        """Publish until something fails; the ids acknowledged, and the failure."""
         done: list[int] = []
-        for row in rows:
-            try:
-                await self._publisher.publish_raw(row.topic, row.key.encode(), row.value, row.headers)
-                done.append(row.id)
-            except PublishFailed as error:
-                return done, error
-            except Rejected as error:
-                await self._refuse(connection, row.id, error)
+        for together in _waves(rows, self._order):
+            failure: PublishFailed | None = None
+            results = await asyncio.gather(*map(self._send, together))
+            for row, result in zip(together, results, strict=True):
+                match result:
+                    case None:
+                        done.append(row.id)
+                    case PublishFailed():
+                        failure = result
+                    case Rejected():
+                        await self._refuse(connection, row.id, result)
+            if failure:
+                return done, failure
         return done, None
+
+    async def _send(self, row: Row[Any]) -> PublishFailed | Rejected | None:
+        try:
+            await self._publisher.publish_raw(row.topic, row.key.encode(), row.value, row.headers)
+        except (PublishFailed, Rejected) as error:
+            return error
+        return None
 
     async def _refuse(self, connection: AsyncConnection, row_id: int, error: Rejected) -> None:
         """Keep a row that can never be published, so that it neither blocks the others nor is lost."""
@@ -158,6 +188,18 @@ class OutboxRelay:
         log.error("outbox_message_refused", outbox=self._label, id=row_id, error=str(error))
         mark = update(self._outbox).where(self._outbox.c.id == row_id).values(refused=str(error))
         await connection.execute(mark)
+
+
+def _waves(rows: Sequence[Row[Any]], order: Order) -> Iterator[list[Row[Any]]]:
+    """``rows`` cut into runs whose members may be sent together."""
+    wave: dict[tuple[str, str], Row[Any]] = {}
+    for row in rows:
+        if wave and (order is Order.ID or (row.topic, row.key) in wave):
+            yield list(wave.values())
+            wave = {}
+        wave[row.topic, row.key] = row
+    if wave:
+        yield list(wave.values())
 
 
 def _lock_key(name: str) -> int:
