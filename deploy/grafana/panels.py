@@ -60,8 +60,24 @@ def newest(gauge: str, by: str, *matchers: str) -> str:
     return f"max by ({by}) ({gauge}{_braces(matchers)})"
 
 
+def total(*metrics: str) -> Query:
+    """Rare events of several kinds together, 0 while there has been none, so that no panel stays empty."""
+    return Query(" + ".join(f"(sum(rate({metric}[{RATE}])) or vector(0))" for metric in metrics), "all")
+
+
 def _braces(matchers: tuple[str, ...]) -> str:
     return "{" + ", ".join(matchers) + "}" if matchers else ""
+
+
+DROPPED = (
+    "leyden_reward_events_dropped_total",
+    "leyden_reward_excluded_total",
+    "leyden_credit_trajectories_dropped_total",
+    "leyden_credit_groups_dropped_total",
+    "leyden_credit_rollouts_dropped_total",
+    "leyden_credit_steps_dropped_total",
+    "leyden_learner_samples_dropped_total",
+)
 
 
 def step(name: str) -> tuple[Query, ...]:
@@ -114,8 +130,8 @@ OVERVIEW = Section(
         ),
         Chart(
             "Mean reward",
-            "Mean final reward of scored rollouts, by the split of their task.",
-            (Query(mean("leyden_reward_final", "split"), "{{split}}"),),
+            "Mean final reward of the rollouts of the last step.",
+            step("reward_mean"),
             minimum=None,
         ),
         Chart(
@@ -163,6 +179,7 @@ OVERVIEW = Section(
             "Dropped, by reason",
             "Data that was seen and not used, at each stage of the loop.",
             (
+                total(*DROPPED),
                 Query(rate("leyden_reward_events_dropped_total", "reason"), "event: {{reason}}"),
                 Query(rate("leyden_reward_excluded_total", "reason"), "rollout excluded: {{reason}}"),
                 Query(rate("leyden_credit_trajectories_dropped_total", "reason"), "trajectory: {{reason}}"),
@@ -197,10 +214,12 @@ TRAINING = Section(
             unit="percentunit",
         ),
         Chart(
-            "Reward of the batch",
-            "Mean final reward of the last step's rollouts.",
-            step("reward_mean"),
-            minimum=None,
+            "Advantages",
+            "Of the last step: standard deviation over tokens, and the largest magnitude.",
+            (
+                Query(newest("leyden_learner_advantage_std", "policy", POLICY), "{{policy}} deviation"),
+                Query(newest("leyden_learner_advantage_max", "policy", POLICY), "{{policy}} largest"),
+            ),
         ),
         Chart(
             "Tokens trained on",
@@ -317,6 +336,7 @@ SERVING = Section(
             "Refused and retried",
             "Calls refused before anything was recorded, and sends to replicas that were repeated.",
             (
+                total("leyden_gateway_refused_total", "leyden_gateway_upstream_retries_total"),
                 Query(rate("leyden_gateway_refused_total", "reason"), "refused: {{reason}}"),
                 Query(rate("leyden_gateway_upstream_retries_total", "reason"), "retried: {{reason}}"),
             ),
@@ -394,6 +414,7 @@ EXECUTION = Section(
             "Retries and lost leases",
             "Attempts that another follows, and those whose lease went to another runner.",
             (
+                total("leyden_runner_retries_total", "leyden_runner_lease_lost_total"),
                 Query(rate("leyden_runner_retries_total", "cause"), "retried: {{cause}}"),
                 Query(rate("leyden_runner_lease_lost_total", "when"), "lease lost: {{when}}"),
             ),
@@ -449,13 +470,19 @@ LOG = Section(
         Chart(
             "Dead letters",
             "By group and reason.",
-            (Query(rate("leyden_deadletters_total", "group, reason"), "{{group}}: {{reason}}"),),
+            (
+                total("leyden_deadletters_total"),
+                Query(rate("leyden_deadletters_total", "group, reason"), "{{group}}: {{reason}}"),
+            ),
             unit="ops",
         ),
         Chart(
             "Waiting for something that is away",
             "Times processing had to wait for the database, the broker or another service.",
-            (Query(rate("leyden_consumer_unavailable_total", "group"), "{{group}}"),),
+            (
+                total("leyden_consumer_unavailable_total"),
+                Query(rate("leyden_consumer_unavailable_total", "group"), "{{group}}"),
+            ),
             unit="ops",
         ),
         Chart(
