@@ -15,51 +15,44 @@ from leyden_inference.weights import LayerWeights, Weights
 
 
 class Cache:
-    """Keys and values of ``rows`` sequences of up to ``context`` tokens.
+    """Keys and values of ``rows`` sequences of up to ``context`` tokens: (layers, rows, h, positions, d).
 
-    Keys lie transposed, (d, t) within a head, which makes the product with a few queries about twice as fast.
     The memory is touched, and so taken from the machine, only as rows fill. One position more than the
     context is kept in each row: padding is written there and never attended to.
     """
 
     def __init__(self, arch: Architecture, rows: int, context: int) -> None:
         self.rows, self.context = rows, context
-        h, d, positions = arch.kv_heads, arch.head_dim, context + 1
-        self.keys = _lazy_zeros(arch.layers, rows, h, d, positions)
-        self.values = _lazy_zeros(arch.layers, rows, h, positions, d)
-        self._flat_keys = [layer.view(-1) for layer in self.keys]
-        self._flat_values = [layer.view(-1, d) for layer in self.values]
-        heads = torch.arange(rows * h)
-        self._value_starts = (heads * positions).view(rows, 1, h)
-        self._key_starts = (torch.arange(rows * h * d) * positions).view(rows, 1, h * d)
+        shape = (arch.layers, rows, arch.kv_heads, context + 1, arch.head_dim)
+        self.keys, self.values = _lazy_zeros(*shape), _lazy_zeros(*shape)
+        self._flat_keys = self.keys.view(arch.layers, -1, arch.head_dim)
+        self._flat_values = self.values.view(arch.layers, -1, arch.head_dim)
+        starts = torch.arange(rows * arch.kv_heads) * (context + 1)
+        self._starts = starts.view(rows, 1, arch.kv_heads)
 
     @property
     def padding(self) -> int:
         """The position that padding is written to."""
         return self.context
 
-    def places(self, first: int, positions_bp: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the elements of new keys, and the rows of new values, lie in the flattened cache."""
-        b, _p = positions_bp.shape
-        positions_bp1 = positions_bp.unsqueeze(-1)
-        keys = (self._key_starts[first : first + b] + positions_bp1).view(-1)
-        values = (self._value_starts[first : first + b] + positions_bp1).view(-1)
-        return keys, values
+    def places(self, first: int, positions_bp: Tensor) -> Tensor:
+        """Where new keys and values lie in the flattened cache: (n * h)."""
+        return (self._starts[first : first + len(positions_bp)] + positions_bp.unsqueeze(-1)).view(-1)
 
-    def write(self, layer: int, places: tuple[Tensor, Tensor], keys: Tensor, values: Tensor) -> None:
-        """Put keys (n * h * d) and values (n * h, d) in their places."""
-        self._flat_keys[layer].index_copy_(0, places[0], keys)
-        self._flat_values[layer].index_copy_(0, places[1], values)
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values, both (n * h, d), in their places."""
+        self._flat_keys[layer].index_copy_(0, places, keys)
+        self._flat_values[layer].index_copy_(0, places, values)
 
     def read(self, layer: int, first: int, count: int, length: int) -> tuple[Tensor, Tensor]:
-        """Views of the first ``length`` positions of some rows: keys (b * h, d, t), values (b * h, t, d)."""
+        """Views of the first ``length`` keys and values of some rows, both (b * h, t, d)."""
         keys, values = self.keys[layer, first : first + count], self.values[layer, first : first + count]
-        return keys.flatten(0, 1)[..., :length], values.flatten(0, 1)[:, :length]
+        return keys.flatten(0, 1)[:, :length], values.flatten(0, 1)[:, :length]
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` positions of one row to another."""
-        self.keys[:, target, ..., :length] = self.keys[:, source, ..., :length]
-        self.values[:, target, :, :length] = self.values[:, source, :, :length]
+        for part in (self.keys, self.values):
+            part[:, target, :, :length] = part[:, source, :, :length]
 
 
 class Decoder:
@@ -107,7 +100,7 @@ class Decoder:
         return (rms_norm(hidden, self._eps) * self.weights.final_norm) @ self.weights.head
 
     def _project(self, layer: LayerWeights, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (n, heads, d), keys (n * h * d) and values (n * h, d), rotated."""
+        """Queries (n, heads, d), keys and values (n * h, d), rotated."""
         arch = self.arch
         n, d = x.shape[0], arch.head_dim
         qkv = (rms_norm(x, self._eps) * layer.input_norm) @ layer.qkv
@@ -116,7 +109,7 @@ class Decoder:
             qk = rms_norm(qk, self._eps) * layer.qk_norm
         pairs = torch.view_as_complex(qk.view(n, -1, d // 2, 2))
         qk = torch.view_as_real(pairs * turns).view(n, -1, d)
-        keys = qk[:, arch.heads :].reshape(-1)
+        keys = qk[:, arch.heads :].reshape(-1, d)
         values = qkv[:, self._qk_width :].reshape(-1, d)
         return qk[:, : arch.heads], keys, values
 
@@ -128,7 +121,7 @@ class Decoder:
         h, d = self.arch.kv_heads, self.arch.head_dim
         g = self.arch.heads // h
         grouped = q.reshape(b, p, h, g, d).permute(0, 2, 3, 1, 4).reshape(b * h, g * p, d)
-        scores = torch.bmm(grouped, keys)
+        scores = torch.bmm(grouped, keys.transpose(1, 2))
         scores.view(b, h * g, p, -1).add_(mask)
         mixed = torch.bmm(torch.softmax(scores, dim=-1), values)
         return mixed.view(b, h, g, p, d).permute(0, 3, 1, 2, 4).reshape(b * p, h * g * d)

@@ -22,10 +22,9 @@ class PrefixCache:
 
     def __init__(self, cache: Cache, tokens: int) -> None:
         self._cache = cache
-        layers, _rows, h, d, _t = cache.keys.shape
+        layers, _rows, h, _positions, d = cache.keys.shape
         self._blocks = tokens // BLOCK
-        self._keys = torch.empty((self._blocks, layers, h, d, BLOCK))
-        self._values = torch.empty((self._blocks, layers, h, BLOCK, d))
+        self._keys, self._values = (torch.empty((self._blocks, layers, h, BLOCK, d)) for _ in range(2))
         self._known: OrderedDict[_Key, tuple[int, int]] = OrderedDict()
         self._free = list(range(self._blocks))
         self._identity = 0
@@ -44,9 +43,8 @@ class PrefixCache:
             return 0
         length = len(places) * BLOCK
         index = torch.tensor(places)
-        cache = self._cache
-        cache.keys[:, row, ..., :length] = _join(self._keys[index], 4)
-        cache.values[:, row, :, :length] = _join(self._values[index], 3)
+        self._cache.keys[:, row, :, :length] = _join(self._keys[index])
+        self._cache.values[:, row, :, :length] = _join(self._values[index])
         return length
 
     def remember(self, tokens: list[int], row: int, written: int) -> None:
@@ -60,7 +58,7 @@ class PrefixCache:
             if place is None:
                 return
             begin, end = index * BLOCK, (index + 1) * BLOCK
-            self._keys[place] = self._cache.keys[:, row, ..., begin:end]
+            self._keys[place] = self._cache.keys[:, row, :, begin:end]
             self._values[place] = self._cache.values[:, row, :, begin:end]
             self._identity += 1
             key = (parent, tuple(tokens[begin:end]))
@@ -91,7 +89,6 @@ class PrefixCache:
         return self._known.pop(oldest)[0]
 
 
-def _join(blocks: Tensor, position_dim: int) -> Tensor:
-    """Blocks (m, …, BLOCK, …) as one run of m * BLOCK positions at ``position_dim`` of a block."""
-    moved = blocks.movedim(0, position_dim - 1)
-    return moved.flatten(position_dim - 1, position_dim)
+def _join(blocks: Tensor) -> Tensor:
+    """Blocks (m, layers, h, BLOCK, d) as one run of positions: (layers, h, m * BLOCK, d)."""
+    return blocks.movedim(0, 2).flatten(2, 3)

@@ -35,7 +35,7 @@ def test_a_restored_beginning_equals_the_one_remembered() -> None:
     tokens = list(range(3 * BLOCK + 5))
     prefixes.remember(tokens, 0, len(tokens))
     assert prefixes.restore([*tokens[: 2 * BLOCK], 99, 99], 2) == 2 * BLOCK
-    keys, values = cache.keys[..., : 2 * BLOCK], cache.values[:, :, :, : 2 * BLOCK]
+    keys, values = (part[:, :, :, : 2 * BLOCK] for part in (cache.keys, cache.values))
     assert torch.equal(keys[:, 2], keys[:, 0])
     assert torch.equal(values[:, 2], values[:, 0])
     assert not torch.equal(cache.keys[:, 2], cache.keys[:, 0])
