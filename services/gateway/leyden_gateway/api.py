@@ -20,9 +20,10 @@ from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute, Overl
 from leyden_gateway.exchange import Exchange, Tools
 from leyden_gateway.record import Call, Ending
 from leyden_gateway.settings import GatewaySettings
+from leyden_gateway.verified import RecentlyVerified
 from leyden_platform.clock import Clock
 from leyden_platform.telemetry import span
-from leyden_platform.tokens import RolloutClaims, verify
+from leyden_platform.tokens import verify
 from leyden_schemas import Protocol, new_id
 
 PREFIXES = (
@@ -36,7 +37,8 @@ class Gatekeeper:
     """Says whose call it is, or refuses it."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        self._settings = settings
+        self._allow_anonymous = settings.allow_anonymous
+        self._verify = RecentlyVerified(lambda token: verify(token, settings.token.secret))
 
     def attribute(
         self, path_params: dict[str, Any], authorization: str | None, session: str | None
@@ -51,11 +53,8 @@ class Gatekeeper:
             authorization=authorization,
             session=session,
             verify=self._verify,
-            allow_anonymous=self._settings.allow_anonymous,
+            allow_anonymous=self._allow_anonymous,
         )
-
-    def _verify(self, token: str) -> RolloutClaims:
-        return verify(token, self._settings.token.secret)
 
 
 class ChatCompletions:

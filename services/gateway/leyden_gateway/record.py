@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from leyden_gateway.attribution import Attribution
@@ -87,7 +87,7 @@ def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version
         return "no_token_ids"
     if len(choice.logprobs) != len(choice.token_ids):
         return "logprobs_mismatch"
-    if not all(value is not None and math.isfinite(value) for value in choice.logprobs):
+    if not finite(choice.logprobs):
         return "logprobs_not_finite"
     if _counted(capture) not in (None, sum(len(c.token_ids) for c in capture.choices.values())):
         return "token_count_mismatch"
@@ -105,7 +105,7 @@ def records(call: Call, ending: Ending, capture: Capture, *, total_s: float) -> 
     The first has the completion id that the caller was told; the others' ids derive from it.
     """
     choices = [capture.choices[index] for index in sorted(capture.choices)] or [ChoiceCapture(0)]
-    timings = Timings.model_construct(first_token_s=call.first_token_s, total_s=total_s)
+    timings = Timings(first_token_s=call.first_token_s, total_s=total_s)
     return [_record(call, ending, capture, choice, timings, order) for order, choice in enumerate(choices)]
 
 
@@ -146,8 +146,16 @@ def _record(
 
 def _aligned(choice: ChoiceCapture) -> list[float]:
     """One finite log-probability for each sampled token, or none at all."""
-    values = [value for value in choice.logprobs if value is not None and math.isfinite(value)]
-    return values if len(values) == len(choice.logprobs) == len(choice.token_ids) else []
+    fit = len(choice.logprobs) == len(choice.token_ids) and finite(choice.logprobs)
+    return choice.logprobs if fit else []
+
+
+def finite(values: list[Any]) -> bool:
+    """Whether all are finite numbers: a sum is not if one of its terms is not."""
+    try:
+        return set(map(type, values)) <= {float, int} and math.isfinite(sum(values))
+    except OverflowError:
+        return False
 
 
 def _usage(capture: Capture, choice: ChoiceCapture) -> Usage:
@@ -155,7 +163,7 @@ def _usage(capture: Capture, choice: ChoiceCapture) -> Usage:
     sampled = len(choice.token_ids)
     if not sampled and len(capture.choices) <= 1:
         sampled = _first_count([counts.get("completion_tokens")])
-    return Usage.model_construct(
+    return Usage(
         prompt_tokens=len(capture.prompt_token_ids) or _first_count([counts.get("prompt_tokens")]),
         completion_tokens=sampled,
     )

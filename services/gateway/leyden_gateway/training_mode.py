@@ -117,7 +117,7 @@ def _wants(request: JsonObject) -> Wants:
 
 def _used(body: JsonObject, overridden: JsonObject) -> SamplingUsed:
     limits = (_whole(body.get(name)) for name in MAX_TOKENS)
-    return SamplingUsed.model_construct(
+    return SamplingUsed(
         temperature=_number(body.get("temperature")),
         top_p=_number(body.get("top_p")),
         top_k=_whole(body.get("top_k")),
@@ -128,7 +128,9 @@ def _used(body: JsonObject, overridden: JsonObject) -> SamplingUsed:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) < 1e300 else None
 
 
 def _whole(value: object) -> int | None:

@@ -90,6 +90,8 @@ def test_a_complete_record() -> None:
         (capture(logprobs=[-0.5] * 3), "logprobs_mismatch"),
         (capture(logprobs=[]), "logprobs_mismatch"),
         (capture(logprobs=[-0.5, None]), "logprobs_not_finite"),
+        (capture(logprobs=[-0.5, "-0.5"]), "logprobs_not_finite"),
+        (capture(logprobs=[-0.5, 10**400]), "logprobs_not_finite"),
         (capture(logprobs=[-0.5, float("-inf")]), "logprobs_not_finite"),
         (capture(logprobs=[-0.5, float("nan")]), "logprobs_not_finite"),
         (capture(usage={"completion_tokens": 3}), "token_count_mismatch"),

@@ -88,7 +88,13 @@ def test_what_the_caller_asked_for_itself() -> None:
 
 
 VALUES = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.just({})
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.just({}),
+    st.just(10**400),
 )
 NAMES = st.sampled_from(
     ["temperature", "n", "seed", "stream", "stream_options", "max_tokens", *FORCED, *REMOVED]
