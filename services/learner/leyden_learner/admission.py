@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from leyden_schemas import TrainingSample
 
+LEAST_LOGPROB = -100.0
+"""A token of a lower log-probability is never sampled: it would take more than e^100 draws."""
+
 
 class Drop(StrEnum):
     """Why a sample is not trained on."""
@@ -69,5 +72,5 @@ class Admission:
 
 
 def _is_logprob(value: float) -> bool:
-    """Finite and not positive, rounding aside."""
-    return math.isfinite(value) and value <= 1e-3
+    """Finite, not positive (rounding aside), and of a token that could have been sampled at all."""
+    return LEAST_LOGPROB <= value <= 1e-3

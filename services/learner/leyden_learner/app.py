@@ -51,6 +51,8 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
     resources = AsyncExitStack()
     resources.push_async_callback(http.aclose)
     resources.push_async_callback(engine.dispose)
+    store = CheckpointStore(settings.checkpoint_dir, settings.policy, settings.run)
+    resources.callback(store.release)
 
     def open_reader(positions: Mapping[int, int]) -> LogReader:
         return LogReader(settings.kafka, Topics.SAMPLES.name, positions)
@@ -60,7 +62,7 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
         migrate=lambda: migrate(settings.database, "leyden_learner", SCHEMA),
         repository=CheckpointRepository(engine, settings.policy, settings.run),
         registry=RegistryClient(http),
-        store=CheckpointStore(settings.checkpoint_dir, settings.policy, settings.run),
+        store=store,
         open_reader=open_reader,
         trainers=TorchTrainers(settings),
         resources=resources,

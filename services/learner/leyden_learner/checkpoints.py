@@ -3,20 +3,27 @@
 Free of torch: what goes into a folder is written by a callback.
 """
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from leyden_platform.artifacts import TRAINER_STATE
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 _UNFINISHED = ".unfinished-"
+_LOCK = ".lock"
 
 
 class CheckpointNotWritten(OSError):
     """A checkpoint could not be written, for example because the disk is full; nothing of it remains."""
+
+
+class FolderInUse(OSError):
+    """Another learner of the same policy and run works in the folder."""
 
 
 class CheckpointStore:
@@ -24,6 +31,27 @@ class CheckpointStore:
 
     def __init__(self, root: Path, policy: str, run: str) -> None:
         self._folder = root.absolute() / policy / run
+        self._lock: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Make this process the only learner in the folder, until ``release`` or its death.
+
+        Raises ``FolderInUse``, and ``OSError`` when the folder cannot be made.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = (self._folder / _LOCK).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.close()
+            raise FolderInUse(f"another learner works in {self._folder}") from error
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let another learner have the folder."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
 
     def write(self, step: int, base: Path, save: Callable[[Path], None]) -> Path:
         """A new folder with what ``save`` writes, and tokenizer, chat template and configuration of ``base``.
@@ -46,9 +74,7 @@ class CheckpointStore:
         return final
 
     def remove_unknown(self, known: Collection[Path]) -> list[Path]:
-        """Delete folders that no committed checkpoint names: what a crash left behind."""
-        if not self._folder.is_dir():
-            return []
+        """Delete folders that no committed checkpoint names: what a crash left behind. Acquire first."""
         unknown = [folder for folder in self._folder.iterdir() if folder.is_dir() and folder not in known]
         for folder in unknown:
             shutil.rmtree(folder, ignore_errors=True)

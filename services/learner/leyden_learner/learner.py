@@ -19,7 +19,7 @@ import structlog
 from leyden_learner import metrics
 from leyden_learner.admission import Admission, Drop
 from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
-from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore
+from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore, FolderInUse
 from leyden_learner.outcome import Skipped, Trained
 from leyden_learner.patience import Stopped, patiently
 from leyden_learner.registry import Registration, RegistryClient, RegistryUnavailable
@@ -146,6 +146,7 @@ class Learner:
     # --- where to begin
 
     async def _begin(self) -> None:
+        await self._patiently("checkpoint folder", self._acquire, FolderInUse)
         await self._patiently("database", self._migrate, DatabaseUnreachable)
         newest = await self._patiently("database", self._repository.newest, DatabaseUnreachable)
         await (self._resume(newest[0]) if newest else self._start())
@@ -197,6 +198,9 @@ class Learner:
         found = await asyncio.to_thread(verify_artifact, folder)
         if found != digest:
             raise ArtifactChanged(f"{folder} has digest {found}, recorded was {digest}; restore its files")
+
+    async def _acquire(self) -> None:
+        self._store.acquire()
 
     async def _clean(self) -> None:
         known = await self._patiently("database", self._repository.paths, DatabaseUnreachable)

@@ -28,6 +28,7 @@ def sampled_at(version: int) -> TrainingSample:
         (make_sample(0, make_row([-1, 1], make_span(1, [-1.0]))), Drop.TOKEN_OUT_OF_VOCABULARY),
         (make_sample(0, make_row([1] * 17, make_span(1, [-1.0]))), Drop.TOO_LONG),
         (make_sample(0, make_row([1, 2], make_span(1, [0.5]))), Drop.BAD_LOGPROB),
+        (make_sample(0, make_row([1, 2], make_span(1, [-1e30]))), Drop.BAD_LOGPROB),
         (make_sample(reward=float("nan")), Drop.BAD_REWARD),
     ],
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore
+from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore, FolderInUse
 from leyden_platform.artifacts import TRAINER_STATE
 
 
@@ -86,7 +86,19 @@ def test_what_a_crash_left_behind_is_removed(store: CheckpointStore, base: Path)
 
 
 def test_nothing_to_remove_before_the_first_checkpoint(store: CheckpointStore) -> None:
+    store.acquire()
     assert store.remove_unknown(set()) == []
+    store.release()
+
+
+def test_one_learner_at_a_time(store: CheckpointStore, tmp_path: Path) -> None:
+    other = CheckpointStore(tmp_path / "checkpoints", "tiny", "default")
+    store.acquire()
+    with pytest.raises(FolderInUse, match="another learner works in"):
+        other.acquire()
+    store.release()
+    other.acquire()
+    other.release()
 
 
 def test_pruning_drops_old_trainer_state_and_keeps_weights(store: CheckpointStore, base: Path) -> None:
