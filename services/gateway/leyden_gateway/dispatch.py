@@ -1,6 +1,7 @@
 """Sending a call to a replica: route, send, and send again while nothing was sampled."""
 
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import stamina
 from pydantic_core import to_json
@@ -62,6 +63,7 @@ class Dispatcher:
         choice = await self._router.route(call.policy_ref, call.attribution.rollout_id, tries.avoid)
         call.choice = choice
         body = to_json({**prepared.body, "model": choice.model})
+        call.sent = perf_counter()
         try:
             return await self._upstream.send(choice.replica, CHAT_COMPLETIONS, body, trace_headers())
         except ReplicaUnavailable as error:

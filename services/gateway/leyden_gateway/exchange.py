@@ -98,8 +98,8 @@ class Exchange:
         self.call.sampling, self._forced = prepared.sampling, prepared.forced
         answer = await self._tools.dispatcher.open(self.call, prepared)
         try:
-            with metrics.UPSTREAM_SECONDS.time():
-                outcome = await (self._stream if answer.streamed else self._whole)(answer, prepared)
+            outcome = await (self._stream if answer.streamed else self._whole)(answer, prepared)
+            metrics.UPSTREAM_SECONDS.observe(perf_counter() - (self.call.sent or self.call.started))
             await answer.finish()
             return outcome
         finally:

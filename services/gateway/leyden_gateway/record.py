@@ -65,6 +65,7 @@ class Call:
     request: JsonObject | None = None
     sampling: SamplingUsed | None = None
     choice: Choice | None = None
+    sent: float | None = None
     streamed: bool = False
     first_token_s: float | None = None
 
