@@ -18,7 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from leyden_inference.app import build
+from leyden_inference.batch import BatchLimits
+from leyden_inference.engine import Engine
 from leyden_inference.follower import Follower
+from leyden_inference.loading import Loader
+from leyden_inference.serving import Serving
 from leyden_inference.settings import InferenceSettings
 from leyden_platform.artifacts import verify_artifact
 from leyden_platform.clock import SystemClock
@@ -211,3 +215,15 @@ async def test_an_alias_moved_back_brings_the_older_version_back(rig: Rig) -> No
     await rig.until_loaded(0, 1)
     body = {"model": rig.policy, "messages": [{"role": "user", "content": "1 + 1"}], "max_tokens": 2}
     assert (await rig.http.post("/v1/chat/completions", json=body)).json()["model"] == f"{rig.policy}@0"
+
+
+async def test_without_its_topic_the_follower_waits_and_stops_in_time(kafka: KafkaSettings) -> None:
+    settings = InferenceSettings(kafka=kafka, reconnect_s=0.1)
+    engine = Engine(BatchLimits(rows=1), max_queue=1)
+    follower = Follower(settings, Serving(engine), Loader(), topic=f"missing-{uuid4().hex}")
+    stop = asyncio.Event()
+    running = asyncio.create_task(follower.run(stop))
+    await asyncio.sleep(0)
+    assert follower.not_ready() == "not connected to Kafka"
+    stop.set()
+    await asyncio.wait_for(running, settings.drain_timeout_s)

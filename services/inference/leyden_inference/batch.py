@@ -79,7 +79,6 @@ class Batch:
         self._cache = decoder.cache(limits.rows)
         self._prefixes = PrefixCache(self._cache, limits.prefix_tokens)
         self._sampler: Sampler | None = None
-        self._generated = metrics.GENERATED.labels(name)
 
     @property
     def idle(self) -> bool:
@@ -205,7 +204,7 @@ class Batch:
         if sampled.top is not None:
             for sequence, top in zip(sequences, sampled.top, strict=True):
                 sequence.top.append(top)
-        self._generated.inc(len(sequences))
+        metrics.GENERATED.labels(self.name).inc(len(sequences))
 
     def _leave(self, candidates: ReadOnlySequence[Sequence]) -> list[Sequence]:
         """Take the finished ones among ``candidates`` out of their rows; return them."""

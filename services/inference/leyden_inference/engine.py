@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -39,13 +39,34 @@ class Update:
     finished: FinishReason | None
 
 
+@dataclass(slots=True, eq=False)
+class Runner:
+    """A version that the engine runs. The thread owns ``batch`` and ``retired``, the event loop the rest."""
+
+    batch: Batch
+    retired: bool = False
+    open: int = 0
+    active_at: float = field(default_factory=time.monotonic)
+
+    def count(self, change: int) -> None:
+        """Sequences were submitted or have ended."""
+        self.open += change
+        self.active_at = time.monotonic()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it last had a sequence; 0 while it has one."""
+        return 0.0 if self.open else time.monotonic() - self.active_at
+
+
 class Generation:
     """The completions of one request. Leaving its context abandons those that have not finished.
 
     Iterate to get updates: with ``stream`` after every step, else one a choice when it has finished.
     """
 
-    def __init__(self, engine: "Engine", sequences: list[Sequence]) -> None:
+    def __init__(self, engine: "Engine", runner: Runner, sequences: list[Sequence]) -> None:
+        self.runner = runner
         self._engine, self._sequences = engine, sequences
         self._sent = [0] * len(sequences)
         self._done: set[int] = set()
@@ -96,14 +117,6 @@ class Generation:
         self._done.add(index)
         if len(self._done) == len(self._sequences):
             self._updates.put_nowait(None)
-
-
-@dataclass(slots=True, eq=False)
-class Runner:
-    """A version that the engine runs: its batch, which only the thread touches."""
-
-    batch: Batch
-    retired: bool = False
 
 
 class Engine:
@@ -172,9 +185,10 @@ class Engine:
         for index in range(choices):
             seed = None if params.seed is None else params.seed + index
             sequences.append(Sequence(prompt, replace(params, seed=seed), index, Draws(seed), stream))
-        generation = Generation(self, sequences)
+        generation = Generation(self, runner, sequences)
         for sequence in sequences:
             self._generations[sequence] = generation
+        runner.count(choices)
         self._commands.put(lambda: runner.batch.waiting.extend(sequences))
         return generation
 
@@ -187,6 +201,7 @@ class Engine:
             generation = self._generations[sequence]
             if finished:
                 del self._generations[sequence]
+                generation.runner.count(-1)
                 metrics.FINISHED.labels(finished).inc()
             generation.deliver(sequence, count, finished)
 
@@ -223,9 +238,14 @@ class Engine:
             for runner in self._runners:
                 if not runner.batch.idle:
                     self._post(runner.batch.step())
-            self._runners = [r for r in self._runners if not (r.retired and r.batch.idle)]
+            self._forget_retired()
             metrics.OCCUPANCY.set(sum(len(runner.batch.running) for runner in self._runners))
             metrics.QUEUE.set(sum(len(runner.batch.waiting) for runner in self._runners))
+
+    def _forget_retired(self) -> None:
+        for runner in [r for r in self._runners if r.retired and r.batch.idle]:
+            self._runners.remove(runner)
+            metrics.forget_model(runner.batch.name)
 
     def _obey(self, *, wait: bool) -> None:
         """Carry out every command there is, waiting for one when there is nothing else to do."""

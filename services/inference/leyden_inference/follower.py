@@ -20,6 +20,8 @@ log = structlog.get_logger(__name__)
 
 
 _POLL_S = 0.2
+_CONNECT_S = 5.0
+"""How long one attempt to find the topic may take; it must be well below the drain timeout."""
 
 
 class Follower:
@@ -44,9 +46,10 @@ class Follower:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow until ``stop``; while Kafka is away, serve what is loaded."""
+        kafka = self._settings.kafka.model_copy(update={"request_timeout_s": _CONNECT_S})
         while not stop.is_set():
             try:
-                async with LogReader(self._settings.kafka, self._topic) as reader:
+                async with LogReader(kafka, self._topic) as reader:
                     await self._follow(reader, stop)
             except Unavailable as error:
                 log.warning("models_topic_unavailable", error=str(error))
@@ -103,14 +106,14 @@ class Follower:
         self._held.add(name)
 
     def _let_go(self, policy: str, wanted: Collection[int]) -> None:
-        """Unload versions that have been unwanted, and not been asked for, for ``linger_s``."""
+        """Unload versions that have been unwanted and idle for ``linger_s``."""
         loaded = loaded_versions(policy, self._held)
         kept, now, linger_s = to_keep(wanted, loaded), time.monotonic(), self._settings.linger_s
         for version in loaded:
             name = policy_at(policy, version)
             if version in kept:
                 self._unwanted.pop(name, None)
-            elif min(now - self._unwanted.setdefault(name, now), self._serving.unasked_s(name)) >= linger_s:
+            elif min(now - self._unwanted.setdefault(name, now), self._serving.idle_s(name)) >= linger_s:
                 del self._unwanted[name]
                 self._held.remove(name)
                 self._serving.remove(name)

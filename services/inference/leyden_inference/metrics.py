@@ -1,5 +1,7 @@
 """Every metric of the inference service."""
 
+import contextlib
+
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter(
@@ -50,3 +52,9 @@ LOAD_FAILURES = Counter(
 MALFORMED = Counter(
     "leyden_inference_malformed_messages_total", "Messages of the models topic that could not be read."
 )
+
+
+def forget_model(name: str) -> None:
+    """Drop the series of a version that is gone, so that their number stays bounded."""
+    with contextlib.suppress(KeyError):
+        GENERATED.remove(name)

@@ -1,6 +1,5 @@
 """The versions that take requests now, by name."""
 
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -30,7 +29,6 @@ class Serving:
         self.engine = engine
         self.announced = Announced()
         self._served: dict[str, Served] = {}
-        self._asked: dict[str, float] = {}
 
     @property
     def names(self) -> list[str]:
@@ -45,13 +43,11 @@ class Serving:
         """Let a version take requests."""
         runner = self.engine.install(name, model.decoder, model.eos)
         self._served[name] = Served(name, model, runner)
-        self._asked[name] = time.monotonic()
         self._measure(name, "loaded")
 
     def remove(self, name: str) -> None:
         """Let a version take no more requests; those it has finish."""
         self.engine.retire(self._served.pop(name).runner)
-        del self._asked[name]
         self._measure(name, "unloaded")
 
     def find(self, ref: str) -> Served:
@@ -60,12 +56,11 @@ class Serving:
         if name is None:
             metrics.REFUSED.labels("unknown_model").inc()
             raise UnknownModel(ref, self.names)
-        self._asked[name] = time.monotonic()
         return self._served[name]
 
-    def unasked_s(self, name: str) -> float:
-        """Seconds since a request last meant this version."""
-        return time.monotonic() - self._asked[name]
+    def idle_s(self, name: str) -> float:
+        """Seconds since this version last had a request."""
+        return self._served[name].runner.idle_s
 
     def _measure(self, name: str, action: str) -> None:
         policy = name.rpartition("@")[0] or name

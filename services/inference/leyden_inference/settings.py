@@ -56,7 +56,7 @@ class InferenceSettings(ServiceSettings):
     linger_s: float = Field(
         default=10.0,
         ge=0,
-        description="A replaced version is unloaded when no request has named it for this long.",
+        description="A replaced version is unloaded when it has had no request for this long.",
     )
     load_retry_s: float = Field(
         default=30.0, gt=0, description="Pause before a version that failed to load is tried again."
