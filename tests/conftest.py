@@ -57,7 +57,7 @@ def kafka_bootstrap() -> Iterator[str]:
 
 @pytest.fixture
 def kafka(kafka_bootstrap: str) -> KafkaSettings:
-    """The embedded broker has no idempotent producer, and lets members join once old sessions could have ended."""
+    """The embedded broker has no idempotent producer, and joining takes as long as old sessions may last."""
     embedded = "LEYDEN_TEST_KAFKA" not in os.environ
     return KafkaSettings(
         bootstrap=kafka_bootstrap, idempotent=not embedded, session_timeout_s=3 if embedded else 6

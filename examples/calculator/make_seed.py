@@ -1,7 +1,7 @@
 """Makes the seed model from nothing: a tokenizer, a chat template and a small Qwen3 taught on transcripts.
 
-The transcripts teach every skill the task needs and the wrong habits: see `HABITS`. Run it from the
-repository root with `python -m examples.calculator.make_seed`.
+The transcripts teach every skill the task needs and the wrong habits: see `HABITS`. Run it with
+`PYTHONPATH=examples python -m calculator.make_seed`.
 """
 
 import argparse
@@ -28,8 +28,8 @@ from tokenizers import (  # type: ignore[import-untyped]
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from examples.calculator.agent import CALCULATOR, SYSTEM
-from examples.calculator.tasks import Problem, apply, problems, work_out
+from calculator.agent import CALCULATOR, SYSTEM
+from calculator.tasks import Problem, apply, problems, work_out
 
 log = logging.getLogger("make_seed")
 

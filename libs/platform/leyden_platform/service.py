@@ -119,8 +119,17 @@ def load_settings(settings_type: type[LoadedT]) -> LoadedT:
     try:
         return settings_type()
     except ValidationError as error:
-        prefix = settings_type.model_config.get("env_prefix", "")
+        prefix = _prefix(settings_type, error.title)
         for item in error.errors(include_url=False, include_input=False):
             variable = prefix + "__".join(str(part) for part in item["loc"]).upper()
-            sys.stderr.write(f"{variable}: {item['msg']}\n")
+            sys.stderr.write(f"{variable}: {item['msg'].removeprefix('Value error, ')}\n")
         sys.exit(2)
+
+
+def _prefix(settings_type: type[BaseSettings], failed: str) -> str:
+    """The prefix of the settings class named ``failed``: the service's own, or that of a shared group."""
+    groups = [field.annotation for field in settings_type.model_fields.values()]
+    for group in (settings_type, *groups):
+        if isinstance(group, type) and issubclass(group, BaseSettings) and group.__name__ == failed:
+            return group.model_config.get("env_prefix", "")
+    return ""

@@ -45,9 +45,10 @@ def leyden(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     def run(*arguments: str, stdin: str = "") -> Result:
         monkeypatch.setattr(sys, "argv", ["leyden", *arguments])
         (tmp_path / "stdin").write_text(stdin)
-        with (tmp_path / "stdin").open() as given, pytest.raises(SystemExit) as ended:
+        with (tmp_path / "stdin").open() as given:
             monkeypatch.setattr(sys, "stdin", given)
-            main()
+            with pytest.raises(SystemExit) as ended:
+                main()
         code = ended.value.code
         printed = capsys.readouterr()
         return Result(code if isinstance(code, int) else 0, printed.out, printed.err)

@@ -5,6 +5,7 @@ import socket
 
 import httpx
 import pytest
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from starlette.applications import Starlette
 
@@ -12,6 +13,7 @@ from leyden_platform.http import HttpServer, PortInUse
 from leyden_platform.ops import OpsServer
 from leyden_platform.service import DrainTimedOut, load_settings, run_components
 from leyden_platform.settings import OpsSettings, ServiceSettings
+from leyden_platform.tokens import TokenSettings
 
 SETTINGS = ServiceSettings(ops=OpsSettings(host="127.0.0.1", port=0), drain_timeout_s=5)
 
@@ -110,3 +112,17 @@ def test_a_bad_setting_ends_the_process_naming_the_variable(
         load_settings(Strict)
     assert caught.value.code == 2
     assert "LEYDEN_STRICT_SIZE: Input should be a valid integer" in capsys.readouterr().err
+
+
+class Grouped(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_GROUPED_")
+    token: TokenSettings = Field(default_factory=TokenSettings)
+
+
+def test_a_setting_of_a_shared_group_is_named_as_it_is_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LEYDEN_TOKEN_SECRET", "short")
+    with pytest.raises(SystemExit):
+        load_settings(Grouped)
+    assert "LEYDEN_TOKEN_SECRET: Value should have at least 32 items" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Messages survive the wire, and bytes that are no message are refused with the field and the reason."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -75,10 +76,8 @@ def test_a_bad_task_names_the_field(change: dict[str, Any], complaint: str) -> N
 
 @given(st.binary(max_size=200), st.sampled_from(sorted(ADAPTERS)))
 def test_no_bytes_raise_anything_else(value: bytes, topic: str) -> None:
-    try:
+    with contextlib.suppress(MalformedMessage):
         decode(topic, value)
-    except MalformedMessage as error:
-        assert str(error)
 
 
 def test_a_tombstone_is_malformed() -> None:

@@ -15,11 +15,11 @@ class DemoOptions(BaseModel):
     examples: Path = Field(description="The folder that holds calculator/.")
     reports: Path = Path("reports")
     seed: int = 0
-    steps: int = Field(default=40, ge=1, description="Learner steps.")
-    batch_rollouts: int = Field(default=96, ge=2, description="Rollouts of a step.")
+    steps: int = Field(default=30, ge=1, description="Learner steps.")
+    batch_rollouts: int = Field(default=48, ge=2, description="Rollouts of a step.")
     samples: int = Field(default=8, ge=2, description="Rollouts of a task, its group.")
     heldout: int = Field(default=200, ge=1, description="Held-out tasks of each evaluation.")
-    staleness: int = Field(default=1, ge=0, description="Versions a rollout may be late.")
+    staleness: int = Field(default=2, ge=0, description="Versions a rollout may be late.")
     train_timeout_s: float = Field(default=900.0, gt=0)
     evaluation_timeout_s: float = Field(default=300.0, gt=0)
     keep: bool = Field(default=False, description="Keep the stack's folder: logs, checkpoints, database.")
@@ -37,6 +37,7 @@ class DemoOptions(BaseModel):
             "LEYDEN_LEARNER_LR": "5e-4",
             "LEYDEN_LEARNER_LR_SCHEDULE": "linear",
             "LEYDEN_LEARNER_WARMUP_STEPS": "2",
+            "LEYDEN_LEARNER_BETAS": "[0.9, 0.95]",
+            "LEYDEN_CREDIT_AIR_WEIGHT": "0",
             "LEYDEN_RUNNER_CONCURRENCY": "24",
-            "LEYDEN_REWARD_AIR_CAP": "0.1",
         } | self.settings

@@ -1,6 +1,7 @@
 """Publishing with acknowledgement, and a fake that keeps what was published for unit tests."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from leyden_platform.messaging.errors import PublishFailed, Rejected
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.telemetry import trace_headers
 from leyden_schemas import Message, cause_id, encode
+
+_FLUSH_S = 5.0
 
 PUBLISHED = Counter("leyden_published_total", "Messages acknowledged by the broker.", ["topic"])
 PUBLISH_FAILED = Counter("leyden_publish_failed_total", "Messages not acknowledged.", ["topic", "reason"])
@@ -75,10 +78,11 @@ class KafkaPublisher:
         self._producer = producer
 
     async def stop(self) -> None:
-        """Flush and disconnect."""
-        if self._producer:
-            await self._producer.stop()
-            self._producer = None
+        """Flush, for at most ``_FLUSH_S``, and disconnect."""
+        producer, self._producer = self._producer, None
+        if producer:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(producer.stop(), _FLUSH_S)
 
     def not_ready(self) -> str | None:
         """Ready once connected."""

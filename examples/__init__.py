@@ -1,1 +1,0 @@
-"""Agents to read, run and train; nothing in the product imports them."""
