@@ -49,20 +49,26 @@ class RolloutProcessor:
         self._jobs: dict[int, Job] = {}
 
     async def handle(self, record: Record) -> None:
-        """Take the assignment when a slot is free. Raises ``Unavailable`` once the runner is stopping."""
+        """Take the assignment when a slot is free; what is in hand already is not taken twice.
+
+        Raises ``Unavailable`` once the runner is stopping.
+        """
         assigned: RolloutAssigned = record.message()
         offset = record.offset
-        job = Job(assigned, done=lambda: self._close(offset))
+        if offset in self._jobs:
+            return
+        job = Job(assigned, done=lambda: self._close(offset, job))
         self._offsets.begin(offset)
         self._jobs[offset] = job
         try:
             await self._rollouts.take(job)
         except Unavailable:
-            self._close(offset)
+            self._close(offset, job)
             raise
 
-    def _close(self, offset: int) -> None:
-        if self._jobs.pop(offset, None) is not None:
+    def _close(self, offset: int, job: Job) -> None:
+        if self._jobs.get(offset) is job:
+            del self._jobs[offset]
             self._offsets.done(offset)
 
     async def tick(self) -> None:

@@ -257,6 +257,20 @@ async def test_the_watermark_is_the_lowest_open_offset() -> None:
         await until(lambda: processor.watermark() is None)
 
 
+async def test_a_record_that_comes_again_is_in_hand_once() -> None:
+    async with desk(concurrency=3) as here:
+        processor = RolloutProcessor(here.rollouts)
+        for _ in range(2):
+            await processor.handle(record("a", 7))
+        await until(lambda: here.agent.running == ["a"])
+        assert len(here.rollouts._drivers) == 1
+        here.agent.end("a")
+        await until(lambda: processor.watermark() is None)
+        await processor.handle(record("a", 7))
+        await until(lambda: processor.watermark() is None)
+        assert here.agent.running == ["a"]
+
+
 async def test_an_assignment_that_is_not_taken_stays_uncommitted() -> None:
     async with desk() as here:
         here.rollouts._stopping.set()
