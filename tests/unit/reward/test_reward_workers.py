@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -132,6 +133,30 @@ async def test_a_process_that_dies_is_replaced(catalogue: CatalogueSettings) -> 
     async with running(catalogue) as workers:
         assert reason(await workers.grade("dies", TRAJECTORY)) is Reason.EXITED
         assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+
+
+async def test_a_call_given_up_while_its_process_is_replaced_costs_no_process(
+    catalogue: CatalogueSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(catalogue) as workers:
+        (pool,) = workers._pools
+        pool.stop()  # type: ignore[no-untyped-call]
+        joining, go_on, join = threading.Event(), threading.Event(), pool.join
+
+        def held_up() -> None:
+            joining.set()
+            go_on.wait(20.0)
+            join()
+
+        monkeypatch.setattr(pool, "join", held_up)
+        call = asyncio.create_task(workers.grade("right", TRAJECTORY))
+        assert await asyncio.to_thread(joining.wait, 20.0)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        go_on.set()
+        async with asyncio.timeout(20.0):
+            assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
 
 
 async def test_a_call_that_hangs_is_killed_and_does_not_delay_the_others(

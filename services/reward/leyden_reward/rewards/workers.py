@@ -111,9 +111,10 @@ class RewardWorkers:
 
     async def grade(self, name: str, trajectory: Trajectory) -> Verdict:
         """Run the function ``name`` in the next free process, for at most the deadline."""
-        pool = await self._working(await self._free.get())
+        pool = await self._free.get()
         began = time.monotonic()
         try:
+            pool = await self._working(pool)
             return await self._call(pool, worker.grade, name, encode(trajectory), self._max_reward)
         except TimeoutError:
             metrics.WORKERS_LOST.labels("timed_out").inc()
@@ -135,6 +136,7 @@ class RewardWorkers:
             return pool
         metrics.WORKERS_LOST.labels("idle").inc()
         await asyncio.to_thread(pool.join)
+        self._unless_stopping()
         self._pools[self._pools.index(pool)] = fresh = self._pool()
         return fresh
 
