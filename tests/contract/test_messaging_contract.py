@@ -33,8 +33,15 @@ QUICK = FailurePolicy(attempts=2, backoff_s=0.01)
 class Recorder:
     """A processor that keeps records, holds offsets open on request and fails on request."""
 
-    def __init__(self, log: list[Record], hold: set[bytes], handle: Callable[[Record], None]) -> None:
-        self.log, self._hold, self._handle = log, hold, handle
+    def __init__(
+        self,
+        log: list[Record],
+        hold: set[bytes],
+        handle: Callable[[Record], None],
+        gate: asyncio.Event | None = None,
+    ) -> None:
+        self.log, self._hold, self._handle, self._gate = log, hold, handle, gate
+        self.offsets: list[int] = []
         self.tracker = OffsetTracker()
         self.drained = self.closed = False
 
@@ -43,6 +50,9 @@ class Recorder:
         if record.key in self._hold:
             self.tracker.begin(record.offset)
         self.log.append(record)
+        self.offsets.append(record.offset)
+        if self._gate:
+            await self._gate.wait()
 
     async def tick(self) -> None: ...
 
@@ -64,6 +74,7 @@ class Group:
         self.hold: set[bytes] = set()
         self.on_record: Callable[[Record], None] = lambda record: None
         self.processors: list[Recorder] = []
+        self.gate: asyncio.Event | None = None
         self.consumer = ConsumerGroup(
             kafka,
             topics=[topic],
@@ -75,7 +86,9 @@ class Group:
         )
 
     def _factory(self, _partition: Partition) -> Processor:
-        self.processors.append(Recorder(self.log, self.hold, lambda record: self.on_record(record)))
+        self.processors.append(
+            Recorder(self.log, self.hold, lambda record: self.on_record(record), self.gate)
+        )
         return self.processors[-1]
 
     @asynccontextmanager
@@ -351,3 +364,39 @@ async def test_positions_resume_a_reader(kafka: KafkaSettings, topic: str, publi
             found += await reader.poll(0.2)
         assert [record.key for record in found] == [b"b", b"c"]
         assert await reader.positions() == {0: 3}
+
+
+async def test_a_rebalance_in_the_middle_of_a_batch_loses_nothing(
+    kafka: KafkaSettings, publisher: KafkaPublisher
+) -> None:
+    """The rest of a batch fetched before a rebalance never reaches the processor made after it."""
+    topic = f"{Topics.TASKS.name}.test-{uuid4().hex[:10]}"
+    await ensure_topics(kafka, [Topic(topic, partitions=4), Topics.DEADLETTERS])
+    await send(publisher, topic, *(f"{i}" for i in range(40)))
+    name, gate = uuid4().hex, asyncio.Event()
+    first, second = (Group(kafka, topic, publisher, name) for _ in range(2))
+    first.gate = gate
+    async with first.running():
+        await until(lambda: len(first.log) == 1, "the first record is in hand")
+        async with second.running():
+            await until(lambda: len(first.processors) > 4, "the rebalance went by")
+            gate.set()
+            await until(
+                lambda: {*first.keys(), *second.keys()} >= {f"{i}" for i in range(40)}, "every record"
+            )
+    for processor in [*first.processors, *second.processors]:
+        taken = processor.offsets
+        assert taken == list(range(taken[0], taken[0] + len(taken))) if taken else True, (
+            "no gap, no step back"
+        )
+
+
+async def test_a_position_past_the_end_starts_at_the_beginning(
+    kafka: KafkaSettings, topic: str, publisher: KafkaPublisher
+) -> None:
+    await send(publisher, topic, "a", "b")
+    async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic, {0: 500}) as reader:
+        found: list[Record] = []
+        while len(found) < 2:
+            found += await reader.poll(0.2)
+    assert [record.key for record in found] == [b"a", b"b"]

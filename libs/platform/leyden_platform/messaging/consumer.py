@@ -87,6 +87,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._idle.set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
+        self._ticked = time.monotonic()
         self._consumer: Any = None
 
     def not_ready(self) -> str | None:
@@ -160,20 +161,30 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         gone = [self._assigned.pop(p) for raw in revoked if (p := Partition(*raw)) in self._assigned]
         await self._commit(gone)
         for assignment in gone:
+            metrics.forget(assignment.partition, self._group)
             await assignment.processor.close()
 
     # -- records
 
     async def _consume(self, batch: Sequence[Any]) -> None:
+        """Take in a batch that was fetched under the present assignment.
+
+        A rebalance may come between two records. A partition that is assigned again is then read again from
+        its committed offset, so the rest of this batch must not reach its new processor.
+        """
         self._idle.clear()
+        held = dict(self._assigned)
         try:
             for raw in batch:
                 record = to_record(raw)
-                assignment = self._assigned.get(record.partition)
+                assignment = held.get(record.partition)
                 if assignment is None or self._stopping.is_set() or self._failure:
                     continue
                 async with assignment.lock:
-                    await self._take_in(assignment, record)
+                    if self._assigned.get(record.partition) is assignment:
+                        await self._take_in(assignment, record)
+                if time.monotonic() - self._ticked > 2 * self._tick_s:
+                    await self._tick()
         except _Stopping:
             pass
         except Exception as error:  # noqa: BLE001 - FastStream would swallow it; the group must fail
@@ -247,13 +258,16 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _bury(self, record: Record, reason: str, error: Exception, attempts: int) -> None:
         log.warning("dead_lettered", group=self._group, where=record.where, reason=reason, error=str(error))
         letter = dead_letter(record, consumer=self._group, reason=reason, error=error, attempts=attempts)
-        waits = 0
+        waits, began = 0, time.monotonic()
         while True:
             try:
                 await self._publisher.publish(letter)
                 break
             except Unavailable:
                 waits += 1
+                metrics.UNAVAILABLE.labels(record.partition.topic, self._group).inc()
+                if time.monotonic() - began > self._unavailable_timeout_s:
+                    raise
                 await self._pause(waits)
         metrics.DEAD_LETTERS.labels(record.partition.topic, self._group, reason).inc()
 
@@ -261,6 +275,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _tick(self) -> None:
         self._wake.clear()
+        self._ticked = time.monotonic()
         for assignment in list(self._assigned.values()):
             if assignment.lock.locked():
                 continue
@@ -312,6 +327,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             await asyncio.gather(*(assignment.processor.drain() for assignment in assignments))
         await self._commit(assignments)
         for assignment in assignments:
+            metrics.forget(assignment.partition, self._group)
             await assignment.processor.close()
         self._assigned.clear()
 

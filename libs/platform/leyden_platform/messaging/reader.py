@@ -4,13 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Self
 
+import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from leyden_platform.messaging.connection import client_options
 from leyden_platform.messaging.errors import Unavailable
+from leyden_platform.messaging.metrics import POSITIONS_RESET
 from leyden_platform.messaging.record import Partition, Record
 from leyden_platform.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
 
 
 def to_record(raw: Any) -> Record:
@@ -23,7 +27,8 @@ class LogReader:
     """Follows all partitions of a topic from given positions, or from the beginning.
 
     ``positions`` maps partition to the next offset to read. Nothing is ever committed: whoever reads
-    keeps the positions with what was derived from them.
+    keeps the positions with what was derived from them. A position that the log does not hold (retention took
+    it, or the log was made anew and is shorter) becomes the beginning of the log.
     """
 
     def __init__(
@@ -47,16 +52,38 @@ class LogReader:
             await consumer.start()
             partitions = await self._await_partitions(consumer)
             consumer.assign(partitions)
+            begins = await consumer.beginning_offsets(partitions)
+            ends = await consumer.end_offsets(partitions) if self._start else {}
             for partition in partitions:
-                if partition.partition in self._start:
-                    consumer.seek(partition, self._start[partition.partition])
-                else:
-                    await consumer.seek_to_beginning(partition)
+                wanted = self._start.get(partition.partition, begins[partition])
+                consumer.seek(partition, self._within(partition, wanted, begins, ends))
         except (KafkaError, TimeoutError) as error:
             await consumer.stop()
             raise Unavailable(f"cannot read {self._topic} at {self._settings.bootstrap}: {error}") from error
         self._consumer, self._partitions = consumer, partitions
         return self
+
+    def _within(
+        self,
+        partition: TopicPartition,
+        wanted: int,
+        begins: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+    ) -> int:
+        """``wanted`` when the log holds it, else the beginning of the log; a reset is logged and counted."""
+        if begins[partition] <= wanted <= ends.get(partition, wanted):
+            return wanted
+        reason = "lost" if wanted < begins[partition] else "another_log"
+        POSITIONS_RESET.labels(self._topic, reason).inc()
+        log.warning(
+            "position_reset",
+            topic=self._topic,
+            partition=partition.partition,
+            wanted=wanted,
+            beginning=begins[partition],
+            reason=reason,
+        )
+        return begins[partition]
 
     async def _await_partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         async with asyncio.timeout(self._settings.request_timeout_s):
