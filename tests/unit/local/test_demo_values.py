@@ -28,22 +28,21 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_admission_follows_the_formula() -> None:
-    assert admissible(staleness=0, version=0, batch=96, accepted=0, running=0) == 96
-    assert admissible(staleness=1, version=0, batch=96, accepted=0, running=0) == 192
-    assert admissible(staleness=1, version=3, batch=96, accepted=300, running=84) == 5 * 96 - 384
-    assert admissible(staleness=0, version=0, batch=8, accepted=8, running=8) == 0
+    assert admissible(staleness=0, batch=96, trained=0, accepted=0, running=0) == 96
+    assert admissible(staleness=1, batch=96, trained=0, accepted=0, running=0) == 192
+    assert admissible(staleness=1, batch=96, trained=3 * 96, accepted=300, running=84) == 5 * 96 - 384
+    assert admissible(staleness=1, batch=96, trained=2 * 96 + 16, accepted=300, running=84) == 16
+    assert admissible(staleness=0, batch=8, trained=0, accepted=8, running=8) == 0
 
 
-@given(
-    st.integers(0, 8), st.integers(0, 100), st.integers(1, 256), st.integers(0, 10**4), st.integers(0, 10**4)
-)
+@given(st.integers(0, 8), st.integers(1, 256), *[st.integers(0, 10**4)] * 3)
 def test_admission_never_overdraws(
-    staleness: int, version: int, batch: int, accepted: int, running: int
+    staleness: int, batch: int, trained: int, accepted: int, running: int
 ) -> None:
-    room = admissible(staleness=staleness, version=version, batch=batch, accepted=accepted, running=running)
+    room = admissible(staleness=staleness, batch=batch, trained=trained, accepted=accepted, running=running)
     assert room >= 0
     if room:
-        assert accepted + running + room == (staleness + version + 1) * batch
+        assert accepted + running + room - trained == (staleness + 1) * batch
 
 
 def test_wilson_interval_by_hand() -> None:

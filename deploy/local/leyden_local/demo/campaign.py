@@ -76,8 +76,8 @@ async def train(
     async def feed() -> None:
         room = admissible(
             staleness=options.staleness,
-            version=tally.step,
             batch=options.batch_rollouts,
+            trained=tally.trained,
             accepted=len(tally.accepted),
             running=tally.running,
         )

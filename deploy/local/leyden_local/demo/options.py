@@ -15,7 +15,7 @@ class DemoOptions(BaseModel):
     examples: Path = Field(description="The folder that holds calculator/.")
     reports: Path = Path("reports")
     seed: int = 0
-    steps: int = Field(default=30, ge=1, description="Learner steps.")
+    steps: int = Field(default=26, ge=1, description="Learner steps.")
     batch_rollouts: int = Field(default=48, ge=2, description="Rollouts of a step.")
     samples: int = Field(default=8, ge=2, description="Rollouts of a task, its group.")
     heldout: int = Field(default=200, ge=1, description="Held-out tasks of each evaluation.")
@@ -32,8 +32,10 @@ class DemoOptions(BaseModel):
         return {
             "LEYDEN_LEARNER_SEED": str(self.seed),
             "LEYDEN_LEARNER_MAX_STEPS": str(self.steps),
-            "LEYDEN_LEARNER_TOTAL_STEPS": str(self.steps),
+            "LEYDEN_LEARNER_TOTAL_STEPS": str(self.steps + self.steps // 2),
             "LEYDEN_LEARNER_BATCH_ROLLOUTS": str(self.batch_rollouts),
+            "LEYDEN_LEARNER_MIN_ROLLOUTS": str(max(1, self.batch_rollouts // 3)),
+            "LEYDEN_LEARNER_BATCH_TIMEOUT_S": "8",
             "LEYDEN_LEARNER_LR": "5e-4",
             "LEYDEN_LEARNER_LR_SCHEDULE": "linear",
             "LEYDEN_LEARNER_WARMUP_STEPS": "2",

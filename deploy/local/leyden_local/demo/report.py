@@ -32,7 +32,9 @@ def plot(summary: Summary, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=110)
     steps = [point.step for point in summary.curve]
     axes.plot(
-        steps, [point.metrics.get("reward_mean", float("nan")) for point in summary.curve], label="training"
+        steps,
+        [float("nan") if point.reward is None else point.reward for point in summary.curve],
+        label="training",
     )
     for mode, marker in (("greedy", "o"), ("sampled", "s")):
         results = [summary.success(when, mode) for when in ("before", "after")]

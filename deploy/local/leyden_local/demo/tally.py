@@ -1,6 +1,5 @@
 """What the log says about a run so far: a fold over trajectories, samples and models."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,18 +14,6 @@ from leyden_schemas import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One learner step on the curve."""
-
-    step: int
-    version: int
-    reward: float
-    rollouts: int
-    staleness: float
-    seconds: float
-
-
 @dataclass(slots=True)
 class Tally:
     """Counts of one run. ``take`` is idempotent: a message seen twice counts once."""
@@ -39,7 +26,7 @@ class Tally:
     rewards: dict[UUID, float] = field(default_factory=dict)
     steps: dict[int, ModelPublished] = field(default_factory=dict)
     serving: int | None = None
-    versions: Counter[int] = field(default_factory=Counter)
+    rewards_by_version: dict[int, list[float]] = field(default_factory=dict)
     completions: int = 0
     tokens: int = 0
 
@@ -62,9 +49,10 @@ class Tally:
         self.finished[trajectory.rollout_id] = trajectory
         self.completions += len(trajectory.steps)
         self.tokens += sum(len(step.token_ids) for step in trajectory.steps)
-        self.versions.update(step.version for step in trajectory.steps if step.version is not None)
         if trajectory.status is TrajectoryStatus.SCORED and trajectory.task.split is Split.TRAIN:
             self.rewards[trajectory.rollout_id] = trajectory.reward
+            for version in {step.version for step in trajectory.steps if step.version is not None}:
+                self.rewards_by_version.setdefault(version, []).append(trajectory.reward)
 
     def ask(self, tasks: list[Task]) -> None:
         """Count rollouts asked for."""
@@ -79,6 +67,11 @@ class Tally:
     def step(self) -> int:
         """Learner steps published."""
         return max(self.steps, default=0)
+
+    @property
+    def trained(self) -> int:
+        """Rollouts that the published steps were trained on."""
+        return sum(int(model.metrics.get("rollouts", 0)) for model in self.steps.values())
 
     def recent_reward(self, last: int = 96) -> float | None:
         """Mean final reward of the last rollouts."""
