@@ -37,7 +37,7 @@ class TaskIntake:
         check(task, self._known)
         if not await self._policies.known(task.policy):
             raise unknown_policy(task.policy, self._policies.table.names())
-        return identified(task, record.where)
+        return identified(task, record.where, record.timestamp_ms)
 
 
 class RolloutProcessor:

@@ -17,11 +17,14 @@ class Known:
     rewards: Collection[str]
 
 
-def identified(task: Task, where: str) -> Task:
-    """The task with an id: its own, or one derived from ``where`` its message lies."""
+def identified(task: Task, where: str, timestamp_ms: int) -> Task:
+    """The task with an id: its own, or one derived from ``where`` its message lies and since when.
+
+    A record read again has the same timestamp; another record at the same place, of a topic made anew, has not.
+    """
     if task.task_id is not None:
         return task
-    return task.model_copy(update={"task_id": str(cause_id("task", where))})
+    return task.model_copy(update={"task_id": str(cause_id("task", where, timestamp_ms))})
 
 
 def check(task: Task, known: Known) -> None:

@@ -14,10 +14,11 @@ def task(**fields: object) -> Task:
 
 
 def test_a_missing_id_is_derived_from_where_the_message_lies() -> None:
-    first, again = (identified(task(), "leyden.tasks.v1[0]@5") for _ in range(2))
+    first, again = (identified(task(), "leyden.tasks.v1[0]@5", 1_000) for _ in range(2))
     assert first.task_id == again.task_id
-    assert first.task_id != identified(task(), "leyden.tasks.v1[0]@6").task_id
-    assert identified(task(task_id="mine"), "leyden.tasks.v1[0]@5").task_id == "mine"
+    assert first.task_id != identified(task(), "leyden.tasks.v1[0]@6", 1_000).task_id
+    assert first.task_id != identified(task(), "leyden.tasks.v1[0]@5", 2_000).task_id
+    assert identified(task(task_id="mine"), "leyden.tasks.v1[0]@5", 1_000).task_id == "mine"
 
 
 def test_known_names_pass() -> None:
