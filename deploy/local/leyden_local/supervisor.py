@@ -26,6 +26,7 @@ import psutil
 
 from leyden.registry import RegistryClient, RegistryFailed
 from leyden_local import postgres
+from leyden_local.backoff import Backoff
 from leyden_local.config import StackConfig
 from leyden_local.plan import Ports, ProcessSpec, Stage, plan
 from leyden_local.ports import accepts, free_ports
@@ -35,13 +36,16 @@ from leyden_platform.settings import KafkaSettings
 from leyden_schemas import Topics
 
 STOP_TIMEOUT_S = 25.0
-MAX_RESTARTS = 5
+DATABASE_PREFIX = "leyden-postgres-"
 _POLL_S = 0.1
 _PR_SET_PDEATHSIG = 1
 
 
 class StackFailed(RuntimeError):
     """The stack cannot run; the text names the process and what it said last."""
+
+
+EXPECTED = (StackFailed, postgres.PostgresFailed, RegistryFailed, Unavailable)
 
 
 class _Stopped(Exception):
@@ -69,7 +73,11 @@ class Child:
     def __init__(self, spec: ProcessSpec, log: Path) -> None:
         self.spec, self._log = spec, log
         self.restarts = 0
+        self.failed: str | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._backoff = Backoff()
+        self._started_at = 0.0
+        self._restart_at: float | None = None
 
     def start(self) -> None:
         """Start it, in a process group of its own, its output appended to the log."""
@@ -86,6 +94,24 @@ class Child:
                 start_new_session=True,
                 preexec_fn=die_with_parent(quit_signal),
             )
+        self._started_at, self._restart_at = time.monotonic(), None
+
+    def revive(self) -> bool:
+        """Start it again when it ended and its time has come; whether there is something new to report."""
+        if self.exit_status is None or self.failed:
+            return False
+        now = time.monotonic()
+        if self._restart_at is None:
+            delay_s = self._backoff.crashed(now - self._started_at)
+            if delay_s is None:
+                self.failed = f"failed with status {self.exit_status}, left down:\n{self.last_words()}"
+                return True
+            self._restart_at = now + delay_s
+        if now < self._restart_at:
+            return False
+        self.restarts += 1
+        self.start()
+        return True
 
     @property
     def exit_status(self) -> int | None:
@@ -140,7 +166,11 @@ class Supervisor:
                 raise StackFailed(f"{name}: port {port} is in use; stop what listens there or choose another")
 
     def run(self) -> None:
-        """Start, watch, stop. Raises ``StackFailed`` when a process cannot be started or kept running."""
+        """Start, watch, stop.
+
+        Raises ``StackFailed`` when a process cannot be started or the broker ended. Whatever is raised, every
+        process is stopped and the state says why.
+        """
         try:
             self._report(Phase.STARTING)
             self._start()
@@ -149,9 +179,10 @@ class Supervisor:
                 self._restart_the_dead()
         except _Stopped:
             pass
-        except (StackFailed, postgres.PostgresFailed, RegistryFailed, Unavailable) as error:
+        except Exception as error:
             self.stop_all()
-            self._report(Phase.FAILED, str(error))
+            plain = isinstance(error, EXPECTED)
+            self._report(Phase.FAILED, str(error) if plain else f"{type(error).__name__}: {error}")
             raise
         self._report(Phase.STOPPING)
         self.stop_all()
@@ -204,13 +235,10 @@ class Supervisor:
     def _restart_the_dead(self) -> None:
         for child in self.children:
             status = child.exit_status
-            if status is None:
-                continue
-            if not child.spec.restart or child.restarts >= MAX_RESTARTS:
+            if status is not None and not child.spec.restart:
                 raise StackFailed(f"{child.spec.name} exited with status {status}:\n{child.last_words()}")
-            child.restarts += 1
-            child.start()
-            self._report(Phase.RUNNING)
+            if child.revive():
+                self._report(Phase.RUNNING)
 
     def stop_all(self) -> None:
         """Stop services before infrastructure; what does not stop in time is killed."""
@@ -227,7 +255,10 @@ class Supervisor:
     def _report(self, phase: Phase, error: str | None = None) -> None:
         processes = {
             child.spec.name: ProcessState(
-                pid=child.process.pid, restarts=child.restarts, ops_port=child.spec.ops_port
+                pid=child.process.pid,
+                restarts=child.restarts,
+                ops_port=child.spec.ops_port,
+                failed=child.failed,
             )
             for child in self.children
             if child.process
@@ -265,7 +296,7 @@ def database_folder(folder: StackFolder) -> Path:
     if postgres.unprivileged_user() is None:
         return folder.directory / "postgres"
     if not folder.database.exists():
-        folder.database.write_text(tempfile.mkdtemp(prefix="leyden-postgres-"))
+        folder.database.write_text(tempfile.mkdtemp(prefix=DATABASE_PREFIX))
         Path(folder.database.read_text()).chmod(0o755)
     return Path(folder.database.read_text()) / "data"
 
@@ -282,7 +313,7 @@ def main() -> None:
             supervisor.run()
     except filelock.Timeout:
         sys.exit(f"another supervisor already runs the stack in {folder.directory}")
-    except (StackFailed, postgres.PostgresFailed, RegistryFailed, Unavailable) as error:
+    except EXPECTED as error:
         sys.exit(str(error))
 
 

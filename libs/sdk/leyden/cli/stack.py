@@ -44,7 +44,9 @@ def _plain_errors() -> Iterator[None]:
         from leyden_local.supervisor import StackFailed
         from leyden_platform.messaging import Unavailable
     except ImportError as error:
-        raise Failed(f"the local stack is not installed ({error}); pip install 'leyden[local]'") from error
+        raise Failed(
+            escape(f"the local stack is not installed ({error}); pip install 'leyden[local]'")
+        ) from error
     try:
         yield
     except ValidationError as error:
@@ -155,6 +157,8 @@ def status(directory: Directory = DEFAULT_DIRECTORY) -> None:
         state = stack.running(directory)
         if state is None:
             output.print(f"No stack runs in {directory}. Start one with: leyden up")
+            if (last := stack.last_error(directory)) is not None:
+                output.print(f"The last one failed: {last}", markup=False, highlight=False, soft_wrap=True)
             raise typer.Exit(3)
     raise typer.Exit(0 if _show(state) else 1)
 
