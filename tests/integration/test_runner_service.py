@@ -56,9 +56,7 @@ async def test_samples_share_a_group_and_carry_their_own_scoped_token(stand: Ben
     assert sorted(event.index for event in started) == [0, 1, 2, 3, 4]
     for event in stand.finished_of("many"):
         seen = event.output
-        prefix = f"http://127.0.0.1:9/rollouts/{event.rollout_id}/attempts/1"
-        assert seen["OPENAI_BASE_URL"] == f"{prefix}/v1"
-        assert seen["ANTHROPIC_BASE_URL"] == prefix
+        assert seen["OPENAI_BASE_URL"] == f"http://127.0.0.1:9/rollouts/{event.rollout_id}/attempts/1/v1"
         assert seen["OPENAI_MODEL"] == stand.policy
         claims = verify(seen["OPENAI_API_KEY"], stand.settings().token.secret)
         assert (claims.rollout_id, claims.attempt, claims.policy) == (event.rollout_id, 1, stand.policy)

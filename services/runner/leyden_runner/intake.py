@@ -20,7 +20,7 @@ class Known:
 def identified(task: Task, where: str, timestamp_ms: int) -> Task:
     """The task with an id: its own, or one derived from ``where`` its message lies and since when.
 
-    A record read again has the same timestamp; another record at the same place, of a topic made anew, has not.
+    A record read again has the same timestamp; one at the same place in a topic made anew has not.
     """
     if task.task_id is not None:
         return task
