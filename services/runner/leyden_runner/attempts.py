@@ -141,10 +141,6 @@ class Attempts:
                 del self._active[lease]
 
     async def _execute(self, assigned: RolloutAssigned, lease: Lease) -> Execution:
-        executor = self._executors.get(assigned.task.agent)
-        if executor is None:
-            known = ", ".join(sorted(self._executors))
-            return Execution(NotExecuted(f"agent {assigned.task.agent!r} is not known here; known: {known}"))
         try:
             await self._publisher.publish(
                 events.started(assigned, lease.attempt, runner=self._owner, at=self._clock.now())
@@ -152,6 +148,10 @@ class Attempts:
         except MessagingError as error:
             away = isinstance(error, Unavailable)
             return Execution(NotExecuted(f"the start could not be announced: {error}", excused=away))
+        executor = self._executors.get(assigned.task.agent)
+        if executor is None:
+            known = ", ".join(sorted(self._executors))
+            return Execution(NotExecuted(f"agent {assigned.task.agent!r} is not known here; known: {known}"))
         log.info("rollout_started", agent=assigned.task.agent, task_id=assigned.task.task_id)
         return await executor.execute(assigned.task, self._environment(assigned, lease))
 

@@ -10,6 +10,7 @@ from leyden_platform.tokens import TokenSettings
 from leyden_schemas import Topic, Topics
 
 BASE_QUEUE = "default"
+_ENVELOPE_BYTES = 64 * 1024
 
 
 class _Agent(BaseModel):
@@ -104,6 +105,12 @@ class RunnerSettings(ServiceSettings):
             raise ValueError(
                 f"heartbeat_s={self.heartbeat_s:g} must be at most half of lease_s={self.lease_s:g}, "
                 "or one late renewal loses every attempt"
+            )
+        if self.max_task_bytes + _ENVELOPE_BYTES > self.kafka.max_message_bytes:
+            raise ValueError(
+                f"max_task_bytes={self.max_task_bytes} must be at least {_ENVELOPE_BYTES} below "
+                f"LEYDEN_KAFKA_MAX_MESSAGE_BYTES={self.kafka.max_message_bytes}: "
+                "the start of a rollout repeats its task"
             )
         if not self.agents:
             raise ValueError(

@@ -88,6 +88,7 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"agents": {"a": {"command": []}}}, "agents.a"),
         ({"agents": {"a": {"callable": "a:b", "comand": "typo"}}}, "Extra inputs"),
         ({"heartbeat_s": 10}, "must be at most half of lease_s"),
+        ({"max_task_bytes": 8 * 1024 * 1024}, "max_task_bytes=8388608 must be at least 65536 below"),
         ({"concurrency": 0}, "greater than or equal to 1"),
     ],
 )

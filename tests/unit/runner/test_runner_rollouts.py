@@ -202,6 +202,8 @@ async def test_an_unknown_agent_is_an_infrastructure_failure() -> None:
         here.clock.advance(60)
         await until(lambda: here.done == ["a"])
         assert here.shared.announced[-1].error == "agent 'elsewhere' is not known here; known: default"
+        starts = [event.attempt for event in here.publisher.published if isinstance(event, RolloutStarted)]
+        assert starts == [event.attempt for event in here.shared.announced]
 
 
 class AwayPublisher(MemoryPublisher):
