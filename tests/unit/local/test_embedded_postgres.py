@@ -30,13 +30,13 @@ def test_a_program_below_a_private_folder_is_not_reachable(installed: Path) -> N
 
 
 def test_the_copy_is_for_everyone_and_made_once(installed: Path, tmp_path: Path) -> None:
-    copy = public_copy(installed, "copy")
+    copy = public_copy([installed, installed.with_name("absent")], "copy")
     assert copy == tmp_path / "copy"
     modes = {path.lstat().st_mode & 0o777 for path in (copy, *copy.rglob("*")) if not path.is_symlink()}
     assert modes == {0o755}
-    assert (copy / "bin" / "alias").readlink() == Path("postgres")
+    assert (copy / "pginstall" / "bin" / "alias").readlink() == Path("postgres")
     (copy / "marker").touch()
-    assert (public_copy(installed, "copy") / "marker").exists()
+    assert (public_copy([installed, installed.with_name("absent")], "copy") / "marker").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy", "private"]
 
 
@@ -46,7 +46,7 @@ def test_a_copy_of_somebody_else_is_not_used(
     (tmp_path / "copy").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(PostgresFailed, match="belongs to another user"):
-        public_copy(installed, "copy")
+        public_copy([installed, installed.with_name("absent")], "copy")
 
 
 def test_what_keeps_initdb_from_running_is_a_sentence(
