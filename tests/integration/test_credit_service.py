@@ -1,32 +1,24 @@
 """The credit service on a real broker: trajectories in, samples out, and the whole way from events."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
+from member_harness import Member, letters_of, of_rollouts
 
 from leyden_credit.app import build, processors
 from leyden_credit.settings import CreditSettings
 from leyden_platform.clock import SystemClock
-from leyden_platform.messaging import (
-    ConsumerGroup,
-    KafkaPublisher,
-    LogReader,
-    Partition,
-    Processor,
-    Record,
-    ensure_topics,
-)
+from leyden_platform.messaging import KafkaPublisher, ensure_topics
 from leyden_platform.service import Component
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, make_step, make_task, make_trajectory
 from leyden_reward.app import build as build_reward
 from leyden_reward.settings import RewardSettings
-from leyden_schemas import DeadLetter, Topic, Topics, TrainingSample, Trajectory, cause_id, encode
+from leyden_schemas import Topic, Topics, TrainingSample, Trajectory, cause_id, encode
 
 pytestmark = pytest.mark.kafka
-DEADLINE_S = 60.0
 
 
 @pytest.fixture
@@ -47,60 +39,15 @@ async def trajectories(kafka: KafkaSettings) -> str:
     return topic.name
 
 
-class Service:
+def service(settings: CreditSettings, topic: str, publisher: KafkaPublisher) -> Member:
     """A member of the credit group."""
-
-    def __init__(self, settings: CreditSettings, topic: str, publisher: KafkaPublisher) -> None:
-        self.processors: list[Processor] = []
-        self._make = processors(settings, publisher, SystemClock())
-        self.stop = asyncio.Event()
-        self.consumer = ConsumerGroup(
-            settings.kafka,
-            topics=[topic],
-            group=settings.group,
-            factory=self._factory,
-            publisher=publisher,
-            tick_s=0.1,
-        )
-        self.task = asyncio.create_task(self.consumer.run(self.stop))
-
-    def _factory(self, partition: Partition) -> Processor:
-        self.processors.append(self._make(partition))
-        return self.processors[-1]
-
-    async def crash(self) -> None:
-        """End at once: nothing more is published or committed."""
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
-
-    async def leave(self) -> None:
-        """Drain and stop."""
-        self.stop.set()
-        await self.task
-
-
-async def read_until(
-    kafka: KafkaSettings, topic: Topic, done: Callable[[Sequence[Record]], bool]
-) -> list[Record]:
-    """Records of a topic from its beginning until ``done``."""
-    records: list[Record] = []
-    async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic.name) as reader:
-        while not done(records):
-            records += await reader.poll(timeout_s=0.2)
-    return records
+    factory = processors(settings, publisher, SystemClock())
+    return Member(settings.kafka, settings.group, topic, publisher, factory)
 
 
 async def samples(kafka: KafkaSettings, wanted: set[UUID]) -> list[TrainingSample]:
     """Everything published about these rollouts, once each of them has appeared."""
-
-    def mine(records: Sequence[Record]) -> list[TrainingSample]:
-        found: list[TrainingSample] = [record.message() for record in records]
-        return [sample for sample in found if sample.rollout_id in wanted]
-
-    records = await read_until(
-        kafka, Topics.SAMPLES, lambda seen: {s.rollout_id for s in mine(seen)} >= wanted
-    )
-    return mine(records)
+    return await of_rollouts(kafka, Topics.SAMPLES, wanted)
 
 
 def group(*rewards: float) -> list[Trajectory]:
@@ -133,12 +80,12 @@ async def test_a_crash_loses_nothing_and_repeats_the_same_samples(
         await publisher.publish(*members[:2], topic=trajectories)
     for members in early:
         await publisher.publish(*members[2:], topic=trajectories)
-    first = Service(settings, trajectories, publisher)
+    first = service(settings, trajectories, publisher)
     before = await samples(kafka, set().union(*map(ids, early)))
     await first.crash()
     for members in rest:
         await publisher.publish(*members[2:], topic=trajectories)
-    second = Service(settings, trajectories, publisher)
+    second = service(settings, trajectories, publisher)
     everything = await samples(kafka, set().union(*map(ids, groups)))
     await second.leave()
 
@@ -158,15 +105,11 @@ async def test_bytes_that_are_no_trajectory_go_to_the_dead_letters(
     await publisher.publish(one, topic=trajectories)
     await publisher.publish_raw(trajectories, one.key().encode(), b"[1, 2")
     await publisher.publish(two, topic=trajectories)
-    service = Service(settings, trajectories, publisher)
+    credit = service(settings, trajectories, publisher)
     found = await samples(kafka, ids([one, two]))
-    await service.leave()
+    await credit.leave()
     assert {sample.group_size for sample in found} == {2}
-
-    def letters(records: Sequence[Record]) -> list[DeadLetter]:
-        return [letter for r in records if (letter := r.message()).source_topic == trajectories]
-
-    (letter,) = letters(await read_until(kafka, Topics.DEADLETTERS, lambda seen: len(letters(seen)) >= 1))
+    (letter,) = await letters_of(kafka, trajectories, 1)
     assert (letter.value, letter.reason) == (b"[1, 2", "malformed")
 
 

@@ -1,30 +1,22 @@
 """The reward service on a real broker: events in, trajectories out, whatever user code or a crash does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from member_harness import Member, letters_of, of_rollouts
 
 from leyden_platform.clock import SystemClock
-from leyden_platform.messaging import (
-    ConsumerGroup,
-    KafkaPublisher,
-    LogReader,
-    Partition,
-    Processor,
-    Record,
-    ensure_topics,
-)
+from leyden_platform.messaging import KafkaPublisher, ensure_topics
 from leyden_platform.settings import CatalogueSettings, KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, make_task
 from leyden_reward.app import build, processors
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import (
-    DeadLetter,
     EventMessage,
     Message,
     RewardSpec,
@@ -36,7 +28,6 @@ from leyden_schemas import (
 )
 
 pytestmark = pytest.mark.kafka
-DEADLINE_S = 60.0
 USER_CODE = """
 import math, os, time
 
@@ -84,38 +75,12 @@ def catalogue(tmp_path: Path) -> CatalogueSettings:
     return CatalogueSettings(path=[str(tmp_path)], rewards={n: f"integration_rewards:{n}" for n in names})
 
 
-class Service:
-    """A member of the reward group, with a hand on its processors."""
-
-    def __init__(
-        self, settings: RewardSettings, topic: str, publisher: KafkaPublisher, workers: RewardWorkers
-    ) -> None:
-        self.processors: list[Processor] = []
-        self._make = processors(settings, workers, publisher, SystemClock())
-        self.stop = asyncio.Event()
-        self.consumer = ConsumerGroup(
-            settings.kafka,
-            topics=[topic],
-            group=settings.group,
-            factory=self._factory,
-            publisher=publisher,
-            tick_s=0.1,
-        )
-        self.task = asyncio.create_task(self.consumer.run(self.stop))
-
-    def _factory(self, partition: Partition) -> Processor:
-        self.processors.append(self._make(partition))
-        return self.processors[-1]
-
-    async def crash(self) -> None:
-        """End at once: nothing more is published or committed."""
-        self.task.cancel()
-        await asyncio.gather(self.task, *(p.close() for p in self.processors), return_exceptions=True)
-
-    async def leave(self) -> None:
-        """Drain and stop."""
-        self.stop.set()
-        await self.task
+def service(
+    settings: RewardSettings, topic: str, publisher: KafkaPublisher, workers: RewardWorkers
+) -> Member:
+    """A member of the reward group."""
+    factory = processors(settings, workers, publisher, SystemClock())
+    return Member(settings.kafka, settings.group, topic, publisher, factory)
 
 
 @asynccontextmanager
@@ -129,28 +94,9 @@ async def workers_of(settings: RewardSettings) -> AsyncIterator[RewardWorkers]:
         await workers.stop()
 
 
-async def read_until(
-    kafka: KafkaSettings, topic: Topic, done: Callable[[Sequence[Record]], bool]
-) -> list[Record]:
-    """Records of a topic from its beginning until ``done``."""
-    records: list[Record] = []
-    async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic.name) as reader:
-        while not done(records):
-            records += await reader.poll(timeout_s=0.2)
-    return records
-
-
 async def trajectories(kafka: KafkaSettings, wanted: set[UUID]) -> list[Trajectory]:
     """Everything published about these rollouts, once each of them has appeared."""
-
-    def mine(records: Sequence[Record]) -> list[Trajectory]:
-        found: list[Trajectory] = [record.message() for record in records if record.value]
-        return [trajectory for trajectory in found if trajectory.rollout_id in wanted]
-
-    records = await read_until(
-        kafka, Topics.TRAJECTORIES, lambda seen: {t.rollout_id for t in mine(seen)} >= wanted
-    )
-    return mine(records)
+    return await of_rollouts(kafka, Topics.TRAJECTORIES, wanted)
 
 
 def told(rollout: Rollout) -> list[EventMessage]:
@@ -169,9 +115,9 @@ async def test_user_code_that_misbehaves_excludes_its_own_rollouts_and_no_other(
     for rollout in rollouts.values():
         await publisher.publish(*told(rollout), topic=events)
     async with workers_of(settings) as workers:
-        service = Service(settings, events, publisher, workers)
+        reward = service(settings, events, publisher, workers)
         found = await trajectories(kafka, {rollout.rollout_id for rollout in rollouts.values()})
-        await service.leave()
+        await reward.leave()
     by_id = {trajectory.rollout_id: trajectory for trajectory in found}
     outcome = {
         name: by_id[rollout.rollout_id].excluded_reason or by_id[rollout.rollout_id].reward
@@ -202,13 +148,13 @@ async def test_a_crash_loses_nothing_and_repeats_the_same_trajectories(
     for index in early:
         await publisher.publish(*stories[index][2:], topic=events)
     async with workers_of(settings) as workers:
-        first = Service(settings, events, publisher, workers)
+        first = service(settings, events, publisher, workers)
         before = await trajectories(kafka, {rollouts[index].rollout_id for index in early})
         await first.crash()
         for index, story in enumerate(stories):
             if index not in early:
                 await publisher.publish(*story[2:], topic=events)
-        second = Service(settings, events, publisher, workers)
+        second = service(settings, events, publisher, workers)
         everything = await trajectories(kafka, {rollout.rollout_id for rollout in rollouts})
         await second.leave()
     assert len(before) == len(early)
@@ -227,10 +173,10 @@ async def test_after_a_clean_stop_nothing_is_repeated(
     done, later = Rollout(), Rollout()
     await publisher.publish(*told(done), topic=events)
     async with workers_of(settings) as workers:
-        first = Service(settings, events, publisher, workers)
+        first = service(settings, events, publisher, workers)
         await trajectories(kafka, {done.rollout_id})
         await first.leave()
-        second = Service(settings, events, publisher, workers)
+        second = service(settings, events, publisher, workers)
         await publisher.publish(*told(later), topic=events)
         found = await trajectories(kafka, {done.rollout_id, later.rollout_id})
         await second.leave()
@@ -249,15 +195,11 @@ async def test_bytes_that_are_no_event_go_to_the_dead_letters(
     await publisher.publish_raw(events, key, b'{"type": "rollout_finished", "attempt": 0}')
     await publisher.publish(*rest, topic=events)
     async with workers_of(settings) as workers:
-        service = Service(settings, events, publisher, workers)
+        reward = service(settings, events, publisher, workers)
         (trajectory,) = await trajectories(kafka, {rollout.rollout_id})
-        await service.leave()
+        await reward.leave()
     assert trajectory.reward == 1.0
-
-    def letters(records: Sequence[Record]) -> list[DeadLetter]:
-        return [letter for r in records if (letter := r.message()).source_topic == events]
-
-    found = letters(await read_until(kafka, Topics.DEADLETTERS, lambda seen: len(letters(seen)) >= 2))
+    found = await letters_of(kafka, events, 2)
     assert {letter.reason for letter in found} == {"malformed"}
     assert b"\xff\xfe not json" in {letter.value for letter in found}
     assert any("attempt" in letter.error for letter in found)
