@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from leyden.cli.__main__ import main
+from leyden_local.state import Endpoints, Phase, StackFolder, StackState
 
 COMMANDS = [
     "",
@@ -109,6 +110,75 @@ def test_submit_checks_every_line_before_publishing(leyden: Leyden) -> None:
 def test_submit_refuses_an_empty_file(leyden: Leyden) -> None:
     result = leyden("submit", "-", "--kafka", "127.0.0.1:1")
     assert (result.status, "holds no tasks" in result.err) == (1, True)
+
+
+BARE = """
+import sys
+for name in ("aiokafka", "faststream", "sortedcontainers", "psutil", "filelock", "torch", "sqlalchemy"):
+    sys.modules[name] = None
+from leyden.cli.__main__ import main
+sys.argv[0] = "leyden"
+main()
+"""
+TASK_LINE = '{"input": {}, "policy": "calculator"}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--help"], 0, "Usage:"),
+        (["submit", "--help"], 0, "Usage:"),
+        (["topics", "list"], 0, "leyden.tasks.v1"),
+        (["topics", "create"], 1, "pip install 'leyden[messaging]'"),
+        (["submit", "-", "--kafka", "127.0.0.1:1"], 1, "pip install 'leyden[messaging]'"),
+        (["up"], 1, "pip install 'leyden[local]'"),
+    ],
+)
+def test_a_bare_installation_names_the_extra(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    """``pip install leyden`` alone: what the extras bring is hidden from a fresh interpreter."""
+    result = subprocess.run(
+        [sys.executable, "-c", BARE, *arguments],
+        cwd=tmp_path,
+        input=TASK_LINE,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    output = " ".join((result.stdout + result.stderr).split())
+    assert said in output
+    assert result.returncode == status
+    assert "Traceback" not in output
+
+
+def stack_folder(directory: Path) -> StackFolder:
+    folder = StackFolder(directory)
+    folder.create()
+    folder.config.write_text("{}")
+    return folder
+
+
+def test_status_says_why_the_last_stack_failed(leyden: Leyden, tmp_path: Path) -> None:
+    nowhere = Endpoints(kafka="", database="", gateway="", registry="", inference="")
+    stack_folder(tmp_path / ".leyden").write(
+        StackState(pid=2**22 + 1, created=0, phase=Phase.FAILED, error="kafka [1] died", endpoints=nowhere)
+    )
+    result = leyden("status")
+    assert result.status == 3
+    assert "The last one failed: kafka [1] died" in result.out
+
+
+def test_down_removes_a_stack_and_nothing_else(leyden: Leyden, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    refused = leyden("down", "--remove", "--dir", "home")
+    assert (refused.status, "home holds no stack.json" in refused.err) == (1, True)
+    assert (tmp_path / "home").is_dir()
+    stack_folder(tmp_path / ".leyden")
+    assert leyden("down", "--remove").status == 0
+    assert not (tmp_path / ".leyden").exists()
+    assert leyden("down", "--remove").status == 0, "safe to repeat"
 
 
 def test_the_shell_completes() -> None:

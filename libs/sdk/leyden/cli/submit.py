@@ -2,17 +2,18 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 from rich.markup import escape
 from rich.progress import track
 
-from leyden.cli.console import Failed, errors, local_stack, output
-from leyden_platform.messaging import KafkaPublisher, MessagingError
-from leyden_platform.settings import KafkaSettings
+from leyden.cli.console import Failed, errors, local_stack, needs, output
 from leyden_schemas import Task, Topics, new_id
+
+if TYPE_CHECKING:
+    from leyden_platform.settings import KafkaSettings
 
 CHUNK = 500
 
@@ -64,8 +65,10 @@ def _read(file: typer.FileText, run: str | None) -> list[Task]:
     return tasks
 
 
-def _connection(kafka: str | None, directory: Path) -> KafkaSettings:
+def _connection(kafka: str | None, directory: Path) -> "KafkaSettings":
     """The broker named, or the embedded one of a local stack, which has no idempotent producer."""
+    from leyden_platform.settings import KafkaSettings
+
     settings = KafkaSettings()
     if kafka:
         return settings.model_copy(update={"bootstrap": kafka})
@@ -74,7 +77,10 @@ def _connection(kafka: str | None, directory: Path) -> KafkaSettings:
     raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --kafka host:port")
 
 
-async def _publish(tasks: list[Task], settings: KafkaSettings, queue: str | None) -> None:
+async def _publish(tasks: list[Task], settings: "KafkaSettings", queue: str | None) -> None:
+    with needs("messaging"):
+        from leyden_platform.messaging import KafkaPublisher, MessagingError
+
     publisher = KafkaPublisher(settings, "cli")
     named = [task if task.task_id else task.model_copy(update={"task_id": str(new_id())}) for task in tasks]
     topic = f"{Topics.TASKS.name}.{queue}" if queue else None

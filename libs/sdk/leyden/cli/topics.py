@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from leyden.cli.console import Failed, output
+from leyden.cli.console import Failed, needs, output
 from leyden_schemas import Topic, Topics
 
 app = typer.Typer(help="The Kafka topics of the product.", no_args_is_help=True)
@@ -34,8 +34,9 @@ def create(
 
     Reads the connection from LEYDEN_KAFKA_… (bootstrap, security, replication factor).
     """
-    from leyden_platform.messaging import MessagingError, ensure_topics
-    from leyden_platform.settings import KafkaSettings
+    with needs("messaging"):
+        from leyden_platform.messaging import MessagingError, ensure_topics
+        from leyden_platform.settings import KafkaSettings
 
     settings = KafkaSettings()
     if kafka:
