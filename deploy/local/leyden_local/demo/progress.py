@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from leyden_local.demo.log import RunLog
+from leyden_local.demo.options import RUN
 from leyden_local.demo.tally import Tally
 
 REFRESH_S = 0.5
@@ -75,7 +76,7 @@ class Progress:
         table = Table.grid(padding=(0, 2))
         for name, value in self._facts(tally):
             table.add_row(Text(name, style="dim"), value)
-        training = tally.run == "demo"
+        training = tally.run == RUN
         total, done = (self._steps, tally.step) if training else (tally.asked, len(tally.finished))
         return Group(title, ProgressBar(total=max(total, 1), completed=done, width=60), table)
 

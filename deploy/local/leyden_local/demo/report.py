@@ -1,21 +1,46 @@
 """Writes what a run found: ``summary.json``, ``reward.png`` and a self-contained ``report.html``."""
 
 import base64
+import contextlib
+import tempfile
 from pathlib import Path
 
 import jinja2
 import matplotlib as mpl
 from rich.table import Table
 
+from leyden_local.demo.log import DemoFailed
 from leyden_local.demo.summary import Summary
 
 mpl.use("Agg")
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
+def prepare(folder: Path) -> None:
+    """Create ``folder`` and see that files can be written into it. Raises ``DemoFailed``."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise DemoFailed(f"the report cannot be written to {folder}: {error}; choose --reports") from error
+
+
+def discard(folder: Path) -> None:
+    """Delete the folder when nothing was written into it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def write(summary: Summary, folder: Path) -> None:
-    """Create ``folder`` and write the three files into it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the three files into ``folder``, which exists. Raises ``DemoFailed``."""
+    try:
+        _write(summary, folder)
+    except OSError as error:
+        raise DemoFailed(f"the report could not be written to {folder}: {error}") from error
+
+
+def _write(summary: Summary, folder: Path) -> None:
     (folder / "summary.json").write_text(summary.model_dump_json(indent=1) + "\n")
     plot(summary, folder / "reward.png")
     picture = base64.b64encode((folder / "reward.png").read_bytes()).decode()
@@ -56,9 +81,9 @@ def plot(summary: Summary, path: Path) -> None:
 
 
 def table(summary: Summary) -> Table:
-    """Before and after, for the terminal."""
+    """Before and after, for the terminal; ``excluded`` are rollouts that failed, before / after."""
     shown = Table(title="Held-out success (95 % interval)")
-    for column in ("", "before", "after", "tasks"):
+    for column in ("", "before", "after", "tasks", "excluded"):
         shown.add_column(column)
     for mode in ("greedy", "sampled"):
         before, after = summary.success("before", mode), summary.success("after", mode)
@@ -66,6 +91,7 @@ def table(summary: Summary) -> Table:
             mode,
             *(f"{e.success:.1%} [{e.low:.1%}, {e.high:.1%}]" for e in (before, after)),
             str(after.trials),
+            f"{before.excluded} / {after.excluded}",
         )
     return shown
 

@@ -37,12 +37,13 @@ def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
             f"{options.examples}/calculator/seed is missing: run the demo in a clone of the repository, "
             "or name its examples folder with --examples"
         )
+    folder = options.reports / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}-seed{options.seed}"
+    report.prepare(folder)
     progress = Progress(console, options.steps)
     directory = Path(tempfile.mkdtemp(prefix="leyden-demo-"))
     config = calculator(
         options.examples.resolve().parent, directory, run=RUN, settings=options.service_settings()
     )
-    folder = options.reports / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}-seed{options.seed}"
     try:
         with stack.foreground(config) as state, _memory(state) as peak:
             evaluations, tally = asyncio.run(_campaign(options, state, progress))
@@ -54,6 +55,7 @@ def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
     except BaseException:
         console.print(f"The logs of the services are in {directory / 'logs'}")
         options = options.model_copy(update={"keep": True})
+        report.discard(folder)
         raise
     finally:
         if not options.keep:
@@ -101,7 +103,7 @@ def _tasks_module(examples: Path) -> Any:
 
 @contextmanager
 def _memory(state: StackState, interval_s: float = 2.0) -> Iterator[list[float]]:
-    """Samples, in MB, of what all processes of the stack hold together (proportional set size)."""
+    """Samples, in MB, of what all processes of the stack hold together."""
     samples: list[float] = []
     done = threading.Event()
 
@@ -127,7 +129,13 @@ def _tree_memory_mb(pid: int | None) -> float:
         return 0.0
     for process in processes:
         try:
-            total += process.memory_full_info().pss
+            total += resident_bytes(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total / 1e6
+
+
+def resident_bytes(process: psutil.Process) -> int:
+    """Its proportional set size (Linux), else its unique set size, else what is resident."""
+    memory = process.memory_full_info()
+    return int(getattr(memory, "pss", 0) or getattr(memory, "uss", 0) or memory.rss)

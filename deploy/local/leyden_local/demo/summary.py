@@ -1,17 +1,20 @@
 """The result of a demo as one value: what ``summary.json`` holds and the report shows."""
 
 import platform
+from datetime import datetime
 from importlib.metadata import version
+from statistics import fmean
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from leyden_local.demo.campaign import POLICY, Evaluation
 from leyden_local.demo.options import DemoOptions
 from leyden_local.demo.tally import Tally
+from leyden_schemas import ModelPublished
 
 PACKAGES = ("leyden", "torch", "transformers", "faststream", "aiokafka", "openai", "sqlalchemy")
-CURVE = ("reward_mean", "loss", "kl", "entropy", "clip_fraction", "grad_norm", "staleness_mean")
+CURVE = ("reward_mean", "loss", "kl_sampler", "entropy", "clip_fraction", "grad_norm", "staleness_mean")
 
 
 class EvaluationResult(BaseModel):
@@ -48,13 +51,19 @@ class EvaluationResult(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """One learner step."""
+    """One learner step: the version it made, and the mean reward of all rollouts that version sampled.
+
+    ``metrics`` are the learner's own; their ``reward_mean`` is of the rollouts trained on, without the groups
+    that were dropped because all their rewards were equal.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     step: int
     version: int
     seconds: float
+    reward: float | None
+    rollouts: int
     metrics: dict[str, float]
 
 
@@ -83,6 +92,7 @@ class Summary(BaseModel):
         """The evaluation of that name."""
         return next(e for e in self.evaluations if (e.when, e.mode) == (when, mode))
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def improved(self) -> bool:
         """Whether held-out success rose, greedy and sampled, beyond the intervals' overlap."""
@@ -102,17 +112,7 @@ def summarise(
     """The summary of a finished run."""
     published = [tally.steps[step] for step in sorted(tally.steps)]
     start = published[0].occurred_at if published else None
-    curve = [
-        CurvePoint(
-            step=model.step or 0,
-            version=model.version,
-            seconds=(model.occurred_at - start).total_seconds() if start else 0.0,
-            metrics={
-                k: float(model.metrics[k]) for k in CURVE if isinstance(model.metrics.get(k), int | float)
-            },
-        )
-        for model in published
-    ]
+    curve = [_point(model, tally.rewards_by_version.get(model.version, []), start) for model in published]
     return Summary(
         policy=POLICY,
         seed=options.seed,
@@ -129,4 +129,15 @@ def summarise(
         curve=curve,
         timings=timings,
         peak_memory_mb=peak_memory_mb,
+    )
+
+
+def _point(model: ModelPublished, rewards: list[float], start: datetime | None) -> CurvePoint:
+    return CurvePoint(
+        step=model.step or 0,
+        version=model.version,
+        seconds=(model.occurred_at - start).total_seconds() if start else 0.0,
+        reward=fmean(rewards) if rewards else None,
+        rollouts=len(rewards),
+        metrics={k: float(v) for k in CURVE if isinstance(v := model.metrics.get(k), int | float)},
     )
