@@ -275,3 +275,16 @@ def test_the_seed_is_small_and_samples_plainly() -> None:
 def test_the_seed_carries_the_template_beside_it() -> None:
     template = (EXAMPLE / "chat_template.jinja").read_text()
     assert (SEED / "chat_template.jinja").read_text() == template
+
+
+def test_the_seed_is_laid_out_as_vllm_reads_it() -> None:
+    """The architecture and fields it looks up, and tool calls in the form of its ``hermes`` parser."""
+    config = json.loads((SEED / "config.json").read_text())
+    assert config["architectures"] == ["Qwen3ForCausalLM"]
+    assert config["model_type"] == "qwen3"
+    assert config["num_attention_heads"] % config["num_key_value_heads"] == 0
+    assert config["head_dim"] % 32 == 0
+    assert {"max_position_embeddings", "rms_norm_eps", "rope_parameters", "vocab_size"} <= config.keys()
+    template = (SEED / "chat_template.jinja").read_text()
+    call = template[template.index("<tool_call>") : template.index("</tool_call>")]
+    assert call.index('"name"') < call.index('"arguments"')

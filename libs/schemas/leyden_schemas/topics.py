@@ -1,4 +1,4 @@
-"""The topics of the product, in one place; design.md section 2 explains who writes and reads each."""
+"""The topics of the product, in one place; docs/contracts.md says who writes and reads each."""
 
 from leyden_schemas.base import Topic
 
