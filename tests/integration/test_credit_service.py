@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from uuid import UUID, uuid4
 
 import pytest
+from counters import Growth
 from member_harness import Member, letters_of, of_rollouts
 
 from leyden_credit.app import build, processors
@@ -12,9 +13,11 @@ from leyden_credit.settings import CreditSettings
 from leyden_platform.clock import SystemClock
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
 from leyden_platform.service import Component
-from leyden_platform.settings import KafkaSettings
+from leyden_platform.settings import CatalogueSettings, KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, make_step, make_task, make_trajectory
 from leyden_reward.app import build as build_reward
+from leyden_reward.app import processors as reward_processors
+from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import Topic, Topics, TrainingSample, Trajectory, cause_id, encode
 
@@ -142,3 +145,36 @@ async def test_events_become_samples_through_both_services(
     assert [(span.start, span.stop, span.version) for span in row.spans] == [(2, 4, 3), (5, 6, 3)]
     assert all(span.advantage > 0 for span in row.spans)
     assert all(span.advantage < 0 for row in bad.rows for span in row.spans)
+
+
+async def test_an_agent_that_never_calls_the_model_is_scored_and_its_group_goes_on(
+    kafka: KafkaSettings, publisher: KafkaPublisher, trajectories: str
+) -> None:
+    events = Topic(f"{Topics.EVENTS.name}.{uuid4().hex}", partitions=1)
+    await ensure_topics(kafka, [events])
+    task, group_id = make_task(samples=3), cause_id("group", uuid4())
+    right, wrong, silent = (Rollout(task=task, group_id=group_id, index=index) for index in range(3))
+    for rollout, output in ((right, "4"), (wrong, "5")):
+        await publisher.publish(
+            rollout.started(), rollout.completion(), rollout.finished(output), topic=events.name
+        )
+    await publisher.publish(silent.started(), silent.finished("4"), topic=events.name)
+
+    workers = RewardWorkers(CatalogueSettings(), count=0)
+    scores = reward_processors(RewardSettings(kafka=kafka), workers, publisher, SystemClock())
+    reward = Member(kafka, uuid4().hex, events.name, publisher, scores)
+    scored = await of_rollouts(
+        kafka, Topics.TRAJECTORIES, {rollout.rollout_id for rollout in (right, wrong, silent)}
+    )
+    await reward.leave()
+    (unused,) = (trajectory for trajectory in scored if trajectory.rollout_id == silent.rollout_id)
+    assert (unused.outcome, unused.status, unused.reward, unused.steps) == ("succeeded", "scored", 1.0, [])
+
+    dropped = Growth("leyden_credit_rollouts_dropped_total", "reason")
+    groups = Growth("leyden_credit_groups_total", "closed")
+    await publisher.publish(*scored, topic=trajectories)
+    credit = service(CreditSettings(kafka=kafka, group=uuid4().hex), trajectories, publisher)
+    found = await samples(kafka, {right.rollout_id, wrong.rollout_id})
+    await credit.leave()
+    assert {sample.rollout_id for sample in found} == {right.rollout_id, wrong.rollout_id}
+    assert (dropped(), groups()) == ({"no_rows": 1.0}, {"complete": 1.0})
