@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 
 from leyden_platform.messaging import (
     ConsumerGroup,
@@ -28,6 +29,26 @@ pytestmark = pytest.mark.kafka
 
 DEADLINE_S = 40.0
 QUICK = FailurePolicy(attempts=2, backoff_s=0.01)
+
+
+def counted(name: str, label: str, topic: str) -> dict[str, float]:
+    """A counter by the values of ``label``, of a test's own topic: all of it was counted in that test."""
+    return {
+        sample.labels[label]: sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == name and sample.labels["topic"] == topic
+    }
+
+
+def letters_counted(topic: str) -> dict[str, float]:
+    """Dead letters by reason."""
+    return counted("leyden_deadletters_total", "reason", topic)
+
+
+def messages_counted(topic: str) -> dict[str, float]:
+    """Messages by result."""
+    return counted("leyden_consumer_messages_total", "result", topic)
 
 
 class Recorder:
@@ -228,6 +249,8 @@ async def test_bad_bytes_are_dead_lettered_and_the_rest_goes_on(
     assert (letter.reason, letter.source_key, letter.source_offset) == ("malformed", "bad", 0)
     assert letter.source_headers["x-origin"] == "elsewhere"
     assert not letter.truncated
+    assert letters_counted(topic) == {"malformed": 1}
+    assert messages_counted(topic) == {"dead_lettered": 1, "processed": 1}
 
 
 async def test_header_bytes_that_are_not_text_disturb_nothing(
@@ -259,6 +282,8 @@ async def test_a_failing_handler_is_retried_then_dead_lettered(
     (letter,) = await dead_letters(kafka, topic, 1)
     assert (letter.reason, letter.attempts) == ("failed", 2)
     assert "ZeroDivisionError: boom" in letter.error
+    assert letters_counted(topic) == {"failed": 1}
+    assert messages_counted(topic) == {"retried": 1, "dead_lettered": 1, "processed": 1}
 
 
 async def test_rejection_is_not_retried(kafka: KafkaSettings, topic: str, publisher: KafkaPublisher) -> None:
@@ -276,6 +301,8 @@ async def test_rejection_is_not_retried(kafka: KafkaSettings, topic: str, publis
         (letter,) = await dead_letters(kafka, topic, 1)
     assert (letter.reason, calls) == ("unknown_policy", 1)
     assert "known: calculator" in letter.error
+    assert letters_counted(topic) == {"unknown_policy": 1}
+    assert messages_counted(topic) == {"dead_lettered": 1}
 
 
 async def test_unavailable_waits_instead_of_dead_lettering(
@@ -295,6 +322,8 @@ async def test_unavailable_waits_instead_of_dead_lettering(
     async with group.running():
         await until(lambda: group.keys() == ["x"], "the record, once the dependency is back")
     assert failures == 0
+    assert letters_counted(topic) == {}
+    assert messages_counted(topic) == {"processed": 1}
 
 
 async def test_a_poisoned_stream_stops_the_consumer(
@@ -331,6 +360,8 @@ async def test_a_large_message_is_dead_lettered_with_its_beginning(
         await until(lambda: group.keys() == ["small"], "the record behind the large one")
     (letter,) = await dead_letters(kafka, topic, 1)
     assert (letter.size, letter.truncated, len(letter.value)) == (size, True, 512 * 1024)
+    assert letters_counted(topic) == {"malformed": 1}
+    assert messages_counted(topic) == {"dead_lettered": 1, "processed": 1}
 
 
 async def test_two_members_share_the_partitions_and_hand_over(

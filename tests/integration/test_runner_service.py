@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from counters import Growth
 from runner_harness import SECRET, Bench, bench, published, running, until
 
 from leyden_local.ports import free_ports
@@ -92,6 +93,8 @@ async def test_bad_input_is_dead_lettered_with_a_reason_and_disturbs_nothing(sta
         "unknown agent": stand.task(agent="nobody"),
         "too large": stand.task(reference="x" * 1_500_000),
     }
+    rejected = Growth("leyden_runner_tasks_rejected_total", "reason")
+    buried = Growth("leyden_deadletters_total", "reason", topic=stand.tasks)
     async with running(stand.settings()):
         for task in bad.values():
             await stand.send(task)
@@ -117,12 +120,16 @@ async def test_bad_input_is_dead_lettered_with_a_reason_and_disturbs_nothing(sta
     ):
         assert expected in texts
     assert len(mine(stand)) == 1
+    reasons = {"malformed": 8, "unknown_policy": 3, "unknown_reward": 1, "unknown_agent": 1, "too_large": 1}
+    assert rejected() == buried() == reasons
 
 
 async def test_a_message_far_too_large_and_a_broken_assignment(stand: Bench) -> None:
     large = KafkaPublisher(stand.kafka.model_copy(update={"max_message_bytes": 32 * 1024 * 1024}), "test")
     await large.start()
     refused = 0
+    rejected = Growth("leyden_runner_tasks_rejected_total", "reason")
+    buried = Growth("leyden_deadletters_total", "topic")
     async with running(stand.settings()):
         try:
             await large.publish_raw(
@@ -138,6 +145,8 @@ async def test_a_message_far_too_large_and_a_broken_assignment(stand: Bench) -> 
     reasons = {letter.source_topic: (letter.reason, letter.truncated) for letter in stand.letters}
     assert reasons.pop(stand.rollouts) == ("malformed", False)
     assert refused or reasons == {stand.tasks: ("too_large", True)}
+    assert rejected() == ({} if refused else {"too_large": 1})
+    assert buried() == {stand.rollouts: 1} | ({} if refused else {stand.tasks: 1})
 
 
 async def test_a_policy_may_be_announced_after_its_task(stand: Bench) -> None:
@@ -157,6 +166,9 @@ async def test_a_policy_may_be_announced_after_its_task(stand: Bench) -> None:
     ],
 )
 async def test_an_agents_own_failure_is_final(stand: Bench, agent: str, outcome: Outcome, error: str) -> None:
+    attempts = {
+        name: Growth("leyden_runner_attempts_total", "outcome", agent=name) for name in (agent, "garbage")
+    }
     async with running(stand.settings()):
         await stand.send(stand.task(task_id=agent, agent=agent, limits={"timeout_s": 0.5}))
         await stand.send(stand.task(task_id="beside", agent="garbage"))
@@ -164,6 +176,10 @@ async def test_an_agents_own_failure_is_final(stand: Bench, agent: str, outcome:
         assert (await stand.outcome("beside")).outcome is Outcome.SUCCEEDED
     assert (event.outcome, event.attempt, event.final) == (outcome, 1, True)
     assert error in (event.error or "")
+    assert {name: grown() for name, grown in attempts.items()} == {
+        agent: {outcome.value: 1},
+        "garbage": {"succeeded": 1},
+    }
 
 
 async def test_infrastructure_failures_are_retried_up_to_the_limit(stand: Bench) -> None:
