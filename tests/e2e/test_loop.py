@@ -5,15 +5,14 @@ import json
 import os
 import signal
 from collections import Counter
-from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from collections.abc import Callable
+from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import psutil
 import pytest
-from aiokafka import AIOKafkaProducer
-from stack_harness import Watcher, watching
+from stack_harness import TASK, Watcher, send, tasks, watching
 
 from leyden_local.state import StackState
 from leyden_schemas import (
@@ -27,33 +26,6 @@ from leyden_schemas import (
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(400)]
-
-TASK: dict[str, Any] = {
-    "input": {"question": "3 + 4 * 5"},
-    "reference": "23",
-    "policy": "calculator#latest",
-    "reward": {"name": "calculator"},
-}
-QUESTIONS = [(f"{a} + {b} * {c}", str(a + b * c)) for a, b, c in [(3, 4, 5), (2, 7, 3), (9, 2, 8), (4, 4, 6)]]
-
-
-async def send(state: StackState, *values: bytes) -> None:
-    """Publish raw bytes as any Kafka client would, knowing nothing of Leyden."""
-    producer = AIOKafkaProducer(bootstrap_servers=state.endpoints.kafka, max_request_size=32 * 1024 * 1024)
-    await producer.start()
-    try:
-        for value in values:
-            await producer.send_and_wait("leyden.tasks.v1", value)
-    finally:
-        await producer.stop()
-
-
-def tasks(run: str, **changes: Any) -> list[bytes]:
-    """One message per question."""
-    return [
-        json.dumps(TASK | {"run": run, "input": {"question": q}, "reference": answer} | changes).encode()
-        for q, answer in QUESTIONS
-    ]
 
 
 def trajectories(watcher: Watcher, run: str) -> list[Trajectory]:
@@ -125,23 +97,55 @@ async def test_bad_messages_are_dead_lettered_and_disturb_nothing(running_stack:
     assert (large.truncated, large.size > 20 * 1024 * 1024) == (True, True)
 
 
-async def test_kill_nine_of_any_service_loses_nothing(running_stack: StackState, tmp_path: Path) -> None:
-    """Each service in turn dies while rollouts are under way; the supervisor restarts it."""
-    run = uuid4().hex
-    async with watching(running_stack.endpoints.kafka, Topics.TRAJECTORIES.name) as seen:
-        await send(
-            running_stack,
-            *tasks(run, samples=8, split="eval"),
-            *tasks(run, samples=8, split="eval", task_id=None),
-        )
-        for name in ("runner", "reward", "gateway", "credit", "inference"):
-            await seen.until(lambda: bool(trajectories(seen, run)), "the first rollouts")
+async def test_kill_nine_of_any_service_loses_nothing(running_stack: StackState) -> None:
+    """Each service in turn dies while rollouts are under way and trained on; the supervisor restarts it."""
+    mark = uuid4().hex
+
+    def ours() -> list[Trajectory]:
+        return [t for t in trajectories(seen, "default") if t.task.input.get("mark") == mark]
+
+    def rollouts() -> int:
+        return len({t.rollout_id for t in ours()})
+
+    def more_than(before: int) -> Callable[[], bool]:
+        return lambda: rollouts() > min(before, 63)
+
+    def newest() -> int:
+        return max((m.version for m in seen.of(ModelPublished) if m.step is not None), default=0)
+
+    topics = (Topics.TRAJECTORIES, Topics.SAMPLES, Topics.MODELS)
+    async with watching(running_stack.endpoints.kafka, *(topic.name for topic in topics)) as seen:
+        await send(running_stack, *tasks("default", samples=16, mark=mark))
+        for name in ("runner", "reward", "learner", "gateway", "credit", "registry", "inference"):
+            before = rollouts()
+            await seen.until(more_than(before), "more rollouts")
             os.kill(_pid(running_stack, f"leyden_{name}"), signal.SIGKILL)
-        await seen.until(lambda: len({t.rollout_id for t in trajectories(seen, run)}) == 64, "64 rollouts")
-    by_rollout = {t.rollout_id: t for t in trajectories(seen, run)}
-    assert {t.status for t in by_rollout.values()} == {TrajectoryStatus.SCORED}
-    ids = {t.trajectory_id for t in trajectories(seen, run)}
-    assert len(ids) == 64, "a replay repeats ids, never adds trajectories"
+        await seen.until(lambda: rollouts() == 64, "64 rollouts")
+        killed_at = newest()
+        await send(running_stack, *tasks("default", samples=8, mark=mark))
+        await seen.until(lambda: rollouts() == 96, "32 rollouts after the kills")
+        await seen.until(lambda: newest() > killed_at, "a version trained after the kills")
+        assert {t.status for t in ours()} == {TrajectoryStatus.SCORED}
+        assert len({t.trajectory_id for t in ours()}) == 96, "a replay repeats ids, never adds trajectories"
+        sampled = {sample.rollout_id for sample in seen.of(TrainingSample)}
+        await _assert_trained_once(running_stack, sampled)
+
+
+async def _assert_trained_once(state: StackState, sampled: set[UUID]) -> None:
+    """The learner's book: every step took as many rollouts as it says, none twice, and only sampled ones."""
+    connection = await asyncpg.connect(state.endpoints.database.replace("+asyncpg", ""))
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            trained = await connection.fetch("SELECT rollout_id, step FROM learner.trained_rollouts")
+            steps = await connection.fetch("SELECT step, metrics FROM learner.checkpoints WHERE step > 0")
+    finally:
+        await connection.close()
+    ids = [row["rollout_id"] for row in trained]
+    assert len(ids) == len(set(ids))
+    assert set(ids) <= sampled
+    assert sorted(row["step"] for row in steps) == list(range(1, len(steps) + 1))
+    taken = Counter(row["step"] for row in trained)
+    assert taken == {row["step"]: json.loads(row["metrics"])["rollouts"] for row in steps}
 
 
 def _pid(state: StackState, module: str) -> int:

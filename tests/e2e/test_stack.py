@@ -1,21 +1,24 @@
 """Starting and stopping: idempotent, with plain errors, and never an orphan."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from stack_harness import DEADLINE_S, REPOSITORY, config
+from stack_harness import DEADLINE_S, REPOSITORY, config, send, tasks, watching
 
 from leyden_local import stack
 from leyden_local.state import StackFolder, StackState
 from leyden_local.supervisor import StackFailed
+from leyden_schemas import ModelPublished, Topics, Trajectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -47,12 +50,12 @@ def all_gone(processes: list[psutil.Process]) -> bool:
 
 def test_up_status_logs_down(tmp_path: Path) -> None:
     at = ["--dir", str(tmp_path / "stack")]
+    processes: list[psutil.Process] = []
     try:
         first = leyden("up", *at, "--no-train")
         assert first.returncode == 0, first.stdout + first.stderr
         state = stack.running(tmp_path / "stack")
         assert state is not None
-        processes = family(state.pid)
         again = leyden("up", *at)
         assert again.returncode == 0
         assert "already runs" in again.stdout
@@ -62,6 +65,7 @@ def test_up_status_logs_down(tmp_path: Path) -> None:
         status = leyden("status", *at)
         assert (status.returncode, "gateway" in status.stdout) == (0, True), status.stdout
         assert "service_started" in leyden("logs", "gateway", *at).stdout
+        processes = family(state.pid)
     finally:
         down = leyden("down", *at, "--remove")
     assert (down.returncode, "Stopped." in down.stdout) == (0, True)
@@ -85,16 +89,67 @@ def test_kill_nine_of_the_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
     stack.remove(directory)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_ending_the_demo_leaves_no_orphan(signum: signal.Signals, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "leyden.cli", "demo", "--reports", str(tmp_path)]
-    demo = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+async def train_a_version(state: StackState, *, newer_than: int) -> int:
+    """Publish tasks that name no id, see all of them executed, and wait for a version trained on them."""
+    async with watching(state.endpoints.kafka, Topics.TRAJECTORIES.name, Topics.MODELS.name) as seen:
+
+        def trained() -> list[int]:
+            models = seen.of(ModelPublished)
+            return [m.version for m in models if m.step is not None and m.version > newer_than]
+
+        await send(state, *tasks("default", samples=8))
+        await seen.until(lambda: len({t.rollout_id for t in seen.of(Trajectory)}) == 32, "32 rollouts")
+        await seen.until(lambda: bool(trained()), f"a version after {newer_than}")
+        return max(trained())
+
+
+async def test_a_stack_started_again_goes_on_training(tmp_path: Path) -> None:
+    """The broker forgets across a restart, the database and the checkpoints do not."""
+    directory = tmp_path / "stack"
+    with stack.foreground(config(directory)) as first:
+        before = await train_a_version(first, newer_than=0)
+    with stack.foreground(config(directory)) as second:
+        assert await train_a_version(second, newer_than=before) > before
+    stack.remove(directory)
+
+
+def environment(process: psutil.Process) -> dict[str, str]:
+    """What a process was started with; nothing for one that is gone or not ours to see."""
     try:
-        await_true(lambda: len(family(demo.pid)) > 5, "the stack is starting")
-        processes = family(demo.pid)
+        return process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
+
+
+def using(temporary: Path) -> list[psutil.Process]:
+    """Every process with this temporary directory, whoever its parent is and whenever it started."""
+    return [p for p in psutil.process_iter() if environment(p).get("TMPDIR") == str(temporary)]
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A temporary directory for a demo, which the unprivileged database can reach, deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="leyden-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ending_the_demo_leaves_no_orphan(signum: signal.Signals, temporary: Path) -> None:
+    command = [sys.executable, "-m", "leyden.cli", "demo", "--reports", str(temporary / "reports")]
+    demo = subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        await_true(lambda: len(using(temporary)) > 5, "the stack is starting")
         demo.send_signal(signum)
         demo.wait(timeout=90)
-        await_true(lambda: all_gone(processes), "every process of the demo is gone", 90)
+        await_true(lambda: not using(temporary), "every process of the demo is gone", 90)
     finally:
         demo.kill()
         demo.wait()

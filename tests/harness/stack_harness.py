@@ -1,14 +1,17 @@
 """What end-to-end tests share: the stack's configuration and eyes on its log."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
 from leyden_local.config import StackConfig, calculator
+from leyden_local.state import StackState
 from leyden_platform.messaging import LogReader
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import MalformedMessage
@@ -23,6 +26,14 @@ QUICK_TRAINING = {
     "LEYDEN_RUNNER_LEASE_S": "6",
     "LEYDEN_RUNNER_HEARTBEAT_S": "2",
 }
+
+TASK: dict[str, Any] = {
+    "input": {"question": "3 + 4 * 5"},
+    "reference": "23",
+    "policy": "calculator#latest",
+    "reward": {"name": "calculator"},
+}
+QUESTIONS = [(f"{a} + {b} * {c}", str(a + b * c)) for a, b, c in [(3, 4, 5), (2, 7, 3), (9, 2, 8), (4, 4, 6)]]
 
 
 def config(directory: Path, **changes: Any) -> StackConfig:
@@ -71,3 +82,24 @@ async def watching(bootstrap: str, *topics: str) -> AsyncIterator[Watcher]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def send(state: StackState, *values: bytes) -> None:
+    """Publish raw bytes as any Kafka client would, knowing nothing of Leyden."""
+    producer = AIOKafkaProducer(bootstrap_servers=state.endpoints.kafka, max_request_size=32 * 1024 * 1024)
+    await producer.start()
+    try:
+        for value in values:
+            await producer.send_and_wait("leyden.tasks.v1", value)
+    finally:
+        await producer.stop()
+
+
+def tasks(run: str, *, mark: str = "", **changes: Any) -> list[bytes]:
+    """One message per question; ``mark`` tells those of one test from others of the same run."""
+    return [
+        json.dumps(
+            TASK | {"run": run, "input": {"question": q, "mark": mark}, "reference": answer} | changes
+        ).encode()
+        for q, answer in QUESTIONS
+    ]
