@@ -121,7 +121,7 @@ def load_settings(settings_type: type[LoadedT]) -> LoadedT:
     except ValidationError as error:
         prefix = _prefix(settings_type, error.title)
         for item in error.errors(include_url=False, include_input=False):
-            variable = prefix + "__".join(str(part) for part in item["loc"]).upper()
+            variable = prefix + ("__".join(str(part) for part in item["loc"]).upper() or "*")
             sys.stderr.write(f"{variable}: {item['msg'].removeprefix('Value error, ')}\n")
         sys.exit(2)
 

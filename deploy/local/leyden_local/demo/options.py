@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 RUN = "demo"
+WARMUP_STEPS = 2
 
 
 class DemoOptions(BaseModel):
@@ -32,13 +33,13 @@ class DemoOptions(BaseModel):
         return {
             "LEYDEN_LEARNER_SEED": str(self.seed),
             "LEYDEN_LEARNER_MAX_STEPS": str(self.steps),
-            "LEYDEN_LEARNER_TOTAL_STEPS": str(self.steps + self.steps // 2),
+            "LEYDEN_LEARNER_TOTAL_STEPS": str(max(self.steps + self.steps // 2, WARMUP_STEPS + 1)),
             "LEYDEN_LEARNER_BATCH_ROLLOUTS": str(self.batch_rollouts),
             "LEYDEN_LEARNER_MIN_ROLLOUTS": str(max(1, self.batch_rollouts // 3)),
             "LEYDEN_LEARNER_BATCH_TIMEOUT_S": "8",
             "LEYDEN_LEARNER_LR": "5e-4",
             "LEYDEN_LEARNER_LR_SCHEDULE": "linear",
-            "LEYDEN_LEARNER_WARMUP_STEPS": "2",
+            "LEYDEN_LEARNER_WARMUP_STEPS": str(WARMUP_STEPS),
             "LEYDEN_LEARNER_BETAS": "[0.9, 0.95]",
             "LEYDEN_CREDIT_AIR_WEIGHT": "0",
             "LEYDEN_RUNNER_CONCURRENCY": "24",
