@@ -15,8 +15,8 @@ from pydantic import SecretStr
 from vllm_stub import eventually
 
 from leyden_gateway.app import build
-from leyden_gateway.models_table import ModelsTable
-from leyden_gateway.replicas import Replicas
+from leyden_gateway.routing.models_table import ModelsTable
+from leyden_gateway.routing.replicas import Replicas
 from leyden_gateway.settings import GatewaySettings
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, LogReader, Record, ensure_topics

@@ -12,15 +12,15 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from leyden_gateway import metrics
-from leyden_gateway.attribution import MAIN_AGENT, Attribution, PathScope, attribute
-from leyden_gateway.budget import CompletionBudget
-from leyden_gateway.caller import Caller, CallerGone
-from leyden_gateway.catalogue import Catalogue
+from leyden_gateway.attribution.scope import MAIN_AGENT, Attribution, PathScope, attribute
+from leyden_gateway.attribution.verified import RecentlyVerified
+from leyden_gateway.control.budget import CompletionBudget
 from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute, Overloaded
-from leyden_gateway.exchange import Exchange, Tools
-from leyden_gateway.record import Call, Ending
+from leyden_gateway.exchange.caller import Caller, CallerGone
+from leyden_gateway.exchange.exchange import Exchange, Tools
+from leyden_gateway.recording.record import Call, Ending
+from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.settings import GatewaySettings
-from leyden_gateway.verified import RecentlyVerified
 from leyden_platform.clock import Clock
 from leyden_platform.telemetry import span
 from leyden_platform.tokens import verify

@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 from leyden_gateway.api import Gatekeeper, create_app
-from leyden_gateway.catalogue import Catalogue
-from leyden_gateway.changes import Changes
-from leyden_gateway.dispatch import Dispatcher
-from leyden_gateway.exchange import Tools
-from leyden_gateway.models_table import ModelsTable
-from leyden_gateway.recorder import Recorder
-from leyden_gateway.replicas import Replicas
-from leyden_gateway.router import Router
+from leyden_gateway.exchange.exchange import Tools
+from leyden_gateway.recording.recorder import Recorder
+from leyden_gateway.routing.catalogue import Catalogue
+from leyden_gateway.routing.changes import Changes
+from leyden_gateway.routing.dispatch import Dispatcher
+from leyden_gateway.routing.models_table import ModelsTable
+from leyden_gateway.routing.replicas import Replicas
+from leyden_gateway.routing.router import Router
 from leyden_gateway.settings import GatewaySettings
-from leyden_gateway.upstream import Upstream
+from leyden_gateway.upstream.client import Upstream
 from leyden_platform.clock import SystemClock
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher

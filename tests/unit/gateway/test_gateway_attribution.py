@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from leyden_gateway.attribution import Attribution, PathScope, attribute, bearer_token
+from leyden_gateway.attribution.scope import Attribution, PathScope, attribute, bearer_token
 from leyden_gateway.errors import InvalidRolloutToken, MissingToken, WrongRollout
 from leyden_platform.tokens import InvalidToken, RolloutClaims
 from leyden_schemas import Sampling, Split, cause_id

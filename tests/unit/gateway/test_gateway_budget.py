@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from leyden_gateway.budget import CompletionBudget
+from leyden_gateway.control.budget import CompletionBudget
 from leyden_gateway.errors import BudgetSpent
 
 A, B, C = ((UUID(int=i), 1) for i in range(3))

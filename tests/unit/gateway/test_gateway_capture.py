@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.capture import Capture, error_text, merge_delta, strip, strip_chunk
 from leyden_gateway.errors import MalformedAnswer
-from leyden_gateway.training_mode import Wants
+from leyden_gateway.exchange.capture import Capture, error_text, merge_delta, strip, strip_chunk
+from leyden_gateway.exchange.training_mode import Wants
 
 NOTHING, ALL = Wants(), Wants(token_ids=True, logprobs=True, usage=True)
 

@@ -6,11 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from leyden_gateway.attribution import Attribution
-from leyden_gateway.capture import Capture
+from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.errors import InvalidRequest, RecordTooLarge
-from leyden_gateway.record import Call, Ending, records, without_payload
-from leyden_gateway.routing import Choice
+from leyden_gateway.exchange.capture import Capture
+from leyden_gateway.recording.record import Call, Ending, records, without_payload
+from leyden_gateway.routing.choice import Choice
 from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import to_json
 
-from leyden_gateway.capture import Capture
 from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, UpstreamFailed
-from leyden_gateway.relay import StreamRelay
-from leyden_gateway.sse import encode_event
-from leyden_gateway.training_mode import Wants
+from leyden_gateway.exchange.capture import Capture
+from leyden_gateway.exchange.relay import StreamRelay
+from leyden_gateway.exchange.sse import encode_event
+from leyden_gateway.exchange.training_mode import Wants
 
 DONE = encode_event(b"[DONE]")
 

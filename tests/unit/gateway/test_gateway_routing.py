@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.routing import Choice, Exact, PolicyTable, ReplicaState, Target, Unknown, UpTo, choose
+from leyden_gateway.routing.choice import (
+    Choice,
+    Exact,
+    PolicyTable,
+    ReplicaState,
+    Target,
+    Unknown,
+    UpTo,
+    choose,
+)
 from leyden_schemas import AliasMoved, ModelPublished
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

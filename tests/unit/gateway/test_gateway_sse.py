@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.sse import EventTooLarge, SseEvent, SseParser, encode_event
+from leyden_gateway.exchange.sse import EventTooLarge, SseEvent, SseParser, encode_event
 
 LINE = st.sampled_from(
     [

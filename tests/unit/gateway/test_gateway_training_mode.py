@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.training_mode import FORCED, REMOVED, Wants, prepare
+from leyden_gateway.exchange.training_mode import FORCED, REMOVED, Wants, prepare
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import Sampling, Split
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leyden_gateway.verified import ENTRIES, FRESH_S, RecentlyVerified
+from leyden_gateway.attribution.verified import ENTRIES, FRESH_S, RecentlyVerified
 from leyden_platform.tokens import InvalidToken, RolloutClaims
 from leyden_schemas import Sampling, Split, new_id
 

@@ -1,9 +1,9 @@
 """The models a caller may name, as OpenAI's ``/v1/models`` lists them."""
 
-from leyden_gateway.attribution import Attribution
-from leyden_gateway.models_table import ModelsTable
-from leyden_gateway.replicas import Replicas
-from leyden_gateway.routing import SERVING, PolicyTable, ReplicaState, policy_name
+from leyden_gateway.attribution.scope import Attribution
+from leyden_gateway.routing.choice import SERVING, PolicyTable, ReplicaState, policy_name
+from leyden_gateway.routing.models_table import ModelsTable
+from leyden_gateway.routing.replicas import Replicas
 from leyden_schemas import JsonObject, policy_at, policy_ref
 
 

@@ -8,11 +8,17 @@ from pydantic_core import to_json
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import UpstreamUnreachable
-from leyden_gateway.record import Call
-from leyden_gateway.replicas import Replicas
-from leyden_gateway.router import Router
-from leyden_gateway.training_mode import Prepared
-from leyden_gateway.upstream import CHAT_COMPLETIONS, Answer, ReplicaUnavailable, Upstream, UpstreamRefused
+from leyden_gateway.exchange.training_mode import Prepared
+from leyden_gateway.recording.record import Call
+from leyden_gateway.routing.replicas import Replicas
+from leyden_gateway.routing.router import Router
+from leyden_gateway.upstream.client import (
+    CHAT_COMPLETIONS,
+    Answer,
+    ReplicaUnavailable,
+    Upstream,
+    UpstreamRefused,
+)
 from leyden_platform.telemetry import trace_headers
 
 

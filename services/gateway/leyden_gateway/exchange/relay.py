@@ -6,10 +6,10 @@ until Kafka has acknowledged the record, because agents act on any of these.
 
 from pydantic_core import from_json, to_json
 
-from leyden_gateway.capture import Capture, strip_chunk
 from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, UpstreamFailed
-from leyden_gateway.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event
-from leyden_gateway.training_mode import Wants
+from leyden_gateway.exchange.capture import Capture, strip_chunk
+from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event
+from leyden_gateway.exchange.training_mode import Wants
 
 
 class StreamRelay:

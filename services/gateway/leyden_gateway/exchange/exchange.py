@@ -11,9 +11,6 @@ from time import perf_counter
 from pydantic_core import from_json, to_json
 
 from leyden_gateway import metrics
-from leyden_gateway.caller import Caller, CallerGone
-from leyden_gateway.capture import Capture, error_text, strip
-from leyden_gateway.dispatch import Dispatcher
 from leyden_gateway.errors import (
     ApiError,
     GatewayStopping,
@@ -21,13 +18,16 @@ from leyden_gateway.errors import (
     MalformedAnswer,
     UpstreamFailed,
 )
-from leyden_gateway.record import Call, Ending, records
-from leyden_gateway.recorder import Recorder
-from leyden_gateway.relay import StreamRelay
+from leyden_gateway.exchange.caller import Caller, CallerGone
+from leyden_gateway.exchange.capture import Capture, error_text, strip
+from leyden_gateway.exchange.relay import StreamRelay
+from leyden_gateway.exchange.sse import encode_event
+from leyden_gateway.exchange.training_mode import Prepared, prepare
+from leyden_gateway.recording.record import Call, Ending, records
+from leyden_gateway.recording.recorder import Recorder
+from leyden_gateway.routing.dispatch import Dispatcher
 from leyden_gateway.settings import GatewaySettings
-from leyden_gateway.sse import encode_event
-from leyden_gateway.training_mode import Prepared, prepare
-from leyden_gateway.upstream import Answer, UpstreamRefused
+from leyden_gateway.upstream.client import Answer, UpstreamRefused
 from leyden_schemas import JsonObject
 
 

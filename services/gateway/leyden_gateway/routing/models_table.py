@@ -7,8 +7,8 @@ from collections.abc import Callable
 import structlog
 
 from leyden_gateway import metrics
-from leyden_gateway.changes import Changes
-from leyden_gateway.routing import PolicyTable
+from leyden_gateway.routing.changes import Changes
+from leyden_gateway.routing.choice import PolicyTable
 from leyden_platform.messaging import LogReader, Record, Unavailable
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import AliasMoved, MalformedMessage, Topics

@@ -8,10 +8,10 @@ from dataclasses import replace
 import structlog
 
 from leyden_gateway import metrics
-from leyden_gateway.changes import Changes
-from leyden_gateway.routing import ReplicaState
+from leyden_gateway.routing.changes import Changes
+from leyden_gateway.routing.choice import ReplicaState
 from leyden_gateway.settings import GatewaySettings
-from leyden_gateway.upstream import ReplicaUnavailable, Upstream
+from leyden_gateway.upstream.client import ReplicaUnavailable, Upstream
 
 log = structlog.get_logger(__name__)
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from leyden_gateway.attribution import Attribution
-from leyden_gateway.capture import Capture, ChoiceCapture
+from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.errors import ApiError
-from leyden_gateway.routing import Choice, policy_name
+from leyden_gateway.exchange.capture import Capture, ChoiceCapture
+from leyden_gateway.routing.choice import Choice, policy_name
 from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,

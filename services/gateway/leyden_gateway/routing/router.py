@@ -5,11 +5,11 @@ from collections.abc import Set
 from uuid import UUID
 
 from leyden_gateway import metrics
-from leyden_gateway.changes import Changes
 from leyden_gateway.errors import ModelNotFound, ModelUnavailable
-from leyden_gateway.models_table import ModelsTable
-from leyden_gateway.replicas import Replicas
-from leyden_gateway.routing import Choice, Unknown, choose
+from leyden_gateway.routing.changes import Changes
+from leyden_gateway.routing.choice import Choice, Unknown, choose
+from leyden_gateway.routing.models_table import ModelsTable
+from leyden_gateway.routing.replicas import Replicas
 
 
 class Router:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leyden_gateway.errors import MalformedAnswer
-from leyden_gateway.training_mode import Wants
+from leyden_gateway.exchange.training_mode import Wants
 from leyden_schemas import JsonObject
 
 _JOINED = ("content", "reasoning_content", "reasoning", "refusal")

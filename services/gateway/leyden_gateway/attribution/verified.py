@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from time import monotonic
 
-from leyden_gateway.attribution import Verify
+from leyden_gateway.attribution.scope import Verify
 from leyden_platform.tokens import RolloutClaims
 
 FRESH_S = 5.0

@@ -7,7 +7,7 @@ import structlog
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import ApiError, RecordingUnavailable, RecordTooLarge
-from leyden_gateway.record import without_payload
+from leyden_gateway.recording.record import without_payload
 from leyden_platform.messaging import Publisher, PublishFailed, Rejected
 from leyden_schemas import CompletionRecorded
 

@@ -1,0 +1,1 @@
+"""From a captured answer to the facts on the log, acknowledged."""

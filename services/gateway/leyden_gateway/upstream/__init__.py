@@ -1,0 +1,1 @@
+"""The HTTP client towards replicas and external servers."""
