@@ -7,6 +7,8 @@ Token ids, log-probabilities and usage are always asked for, and later removed a
 
 from dataclasses import dataclass
 
+from pydantic_core import to_json
+
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import JsonObject, Sampling, SamplingUsed, Split
 
@@ -46,6 +48,11 @@ class Prepared:
     forced: bool
     choices: int
     """How many alternatives (``n``) were asked for."""
+    path: str = "/v1/chat/completions"
+
+    def encode(self, model: str) -> bytes:
+        """The request's bytes, addressed to ``model``."""
+        return to_json({**self.body, "model": model})
 
 
 def prepare(request: JsonObject, claims: RolloutClaims | None) -> Prepared:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 import stamina
-from pydantic_core import to_json
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import UpstreamUnreachable
@@ -13,7 +12,6 @@ from leyden_gateway.recording.record import Call
 from leyden_gateway.routing.replicas import Replicas
 from leyden_gateway.routing.router import Router
 from leyden_gateway.upstream.client import (
-    CHAT_COMPLETIONS,
     Answer,
     ReplicaUnavailable,
     Upstream,
@@ -68,10 +66,11 @@ class Dispatcher:
     async def _try(self, call: Call, prepared: Prepared, tries: _Tries) -> Answer:
         choice = await self._router.route(call.policy_ref, call.attribution.rollout_id, tries.avoid)
         call.choice = choice
-        body = to_json({**prepared.body, "model": choice.model})
         call.sent = perf_counter()
         try:
-            return await self._upstream.send(choice.replica, CHAT_COMPLETIONS, body, trace_headers())
+            return await self._upstream.send(
+                choice.replica, prepared.path, prepared.encode(choice.model), trace_headers()
+            )
         except ReplicaUnavailable as error:
             metrics.RETRIES.labels(error.reason).inc()
             tries.avoid.add(choice.replica)

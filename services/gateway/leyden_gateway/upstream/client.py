@@ -11,7 +11,6 @@ from yarl import URL
 from leyden_gateway.errors import MalformedAnswer, TruncatedStream, UpstreamTimedOut
 from leyden_gateway.settings import GatewaySettings
 
-CHAT_COMPLETIONS = "/v1/chat/completions"
 LINGER_S = 0.25
 """How long a finished stream may take to close its HTTP message, for the connection to be used again."""
 KEEP_ALIVE_S = 4.0
