@@ -3,6 +3,7 @@
 ``reason`` is the machine-readable cause: OpenAI's ``code``, the metric label, and a record's ``untrainable``.
 """
 
+import math
 from typing import ClassVar
 
 from leyden_schemas import JsonObject
@@ -144,3 +145,41 @@ class GatewayStopping(ApiError):
     """The gateway was shut down before the completion ended."""
 
     status, reason = 503, "gateway_stopping"
+
+
+class TokensSpent(ApiError):
+    """The attempt has used all the tokens that its rollout token allows."""
+
+    status, type, reason, retry = 429, "insufficient_quota", "max_tokens_reached", False
+
+
+class TooManyMessages(ApiError):
+    """A conversation longer than the gateway takes."""
+
+    status, type, reason = 400, "invalid_request_error", "too_many_messages"
+
+
+class GatewayPaused(ApiError):
+    """An operator paused the gateway, and it was not resumed within the parking time."""
+
+    status, reason = 503, "gateway_paused"
+
+
+class RateLimited(ApiError):
+    """The tenant is beyond its rate, its tokens, or its calls at once; says when to come back."""
+
+    status, type, reason = 429, "rate_limit_error", "rate_limited"
+
+    def __init__(self, text: str, *, retry_after_s: float, headers: dict[str, str]) -> None:
+        super().__init__(text)
+        self.retry_after_s = retry_after_s
+        self._headers = headers
+
+    def headers(self) -> dict[str, str]:
+        """``Retry-After`` in whole seconds, the same exactly for OpenAI's clients, and what is left."""
+        return {
+            "retry-after": str(max(1, math.ceil(self.retry_after_s))),
+            "retry-after-ms": str(max(1, math.ceil(self.retry_after_s * 1000))),
+            **self._headers,
+            **super().headers(),
+        }

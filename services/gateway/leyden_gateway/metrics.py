@@ -39,3 +39,22 @@ REPLICA_UP = Gauge("leyden_gateway_replica_up", "Whether the replica answers.", 
 REPLICA_MODELS = Gauge("leyden_gateway_replica_models", "Policy versions the replica serves.", ["replica"])
 ALIAS_VERSION = Gauge("leyden_gateway_alias_version", "The version an alias names.", ["policy", "alias"])
 MODEL_EVENTS = Counter("leyden_gateway_model_events_total", "Messages of the models topic.", ["type"])
+TENANT_REFUSED = Counter(
+    "leyden_gateway_tenant_refused_total",
+    "Calls beyond a tenant's limits, by limit; tenants without limits of their own count as '*'.",
+    ["tenant", "limit"],
+)
+TENANT_TOKENS = Counter(
+    "leyden_gateway_tenant_tokens_total",
+    "Prompt and sampled tokens charged to tenants with a limit of tokens; '*' as above.",
+    ["tenant"],
+)
+PAUSED = Gauge("leyden_gateway_paused", "1 while an operator has paused new calls.")
+REDACTED = Counter(
+    "leyden_gateway_redacted_total",
+    "Payloads that the redaction hook saw, by what became of them.",
+    ["kind", "outcome"],
+)
+RETRIES_LINKED = Counter(
+    "leyden_gateway_retries_linked_total", "Calls recorded as a client's retry of an earlier completion."
+)
