@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from leyden_schemas.base import JsonObject, Message, Timestamp, Topic
 from leyden_schemas.ids import policy_at
@@ -36,6 +36,14 @@ class CompletionStatus(StrEnum):
     OK = "ok"
     ERROR = "error"
     CANCELLED = "cancelled"
+
+
+class Mode(StrEnum):
+    """What a call was made for, which decides who owns its sampling parameters."""
+
+    TRAINING = "training"
+    EVALUATION = "evaluation"
+    PRODUCTION = "production"
 
 
 class _Event(Message):
@@ -82,21 +90,59 @@ class Usage(Message):
 class Timings(Message):
     """Seconds from the arrival of the request."""
 
+    queue_s: float | None = Field(default=None, description="Until it was sent to a replica.")
     first_token_s: float | None = None
     total_s: float = 0.0
+
+
+class PromptBase(BaseModel):
+    """What a prompt shares with an earlier completion of the same attempt, and so is not stored again.
+
+    The base lies before this record on the same partition, and may have a base of its own. Whoever reads in
+    order resolves it with ``leyden_schemas.deltas.expand``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    completion_id: UUID = Field(description="The base: an earlier completion of this rollout and attempt.")
+    tokens: int = Field(
+        default=0,
+        ge=0,
+        description="This prompt begins with so many ids of the base's whole prompt followed by its sampled "
+        "ids; prompt_token_ids has the rest.",
+    )
+    items: int = Field(
+        default=0,
+        ge=0,
+        description="This conversation (messages, input or prompt, by protocol) begins with so many items of "
+        "the base's whole one, characters if it is a text; request has the rest.",
+    )
+    fields: tuple[str, ...] = Field(
+        default=(),
+        description="Fields of the base's whole request that are equal here and left out of request.",
+    )
 
 
 class CompletionRecorded(_Event):
     """One model call, acknowledged by Kafka before the caller saw its end.
 
     ``token_ids`` and ``logprobs`` are the sampler's own and of equal length; when either is missing
-    ``untrainable`` says why.
+    ``untrainable`` says why. With a ``base``, ``prompt_token_ids`` and ``request`` hold only what the base
+    does not.
     """
 
     type: Literal["completion_recorded"] = "completion_recorded"
     completion_id: UUID
     agent: str = Field(default="main", description="The role within a multi-agent rollout.")
     protocol: Protocol = Protocol.CHAT
+    operation: str | None = Field(
+        default=None, description="What was asked for when it was no completion: ``embeddings``."
+    )
+    mode: Mode | None = None
+    session: str | None = Field(default=None, description="What identified a session of production traffic.")
+    user: str | None = Field(default=None, description="The end user, as the request named them.")
+    client: str = Field(default="", description="The caller's user agent.")
+    retry_of: UUID | None = Field(default=None, description="The completion that this call repeats.")
     streamed: bool = False
     status: CompletionStatus = CompletionStatus.OK
     http_status: int = 200
@@ -105,6 +151,7 @@ class CompletionRecorded(_Event):
     policy: str
     version: int | None = None
     replica: str = ""
+    base: PromptBase | None = Field(default=None, description="Where the beginning of the prompt is stored.")
     request: JsonObject
     response: JsonObject | None = None
     prompt_token_ids: list[int] = Field(default_factory=list)
