@@ -68,7 +68,10 @@ class GatewaySettings(ServiceSettings):
     upstream_attempts: int = Field(
         default=6, ge=1, description="Tries of one call while nothing was sampled, over all replicas."
     )
-    pool_size: int = Field(default=1024, ge=1, description="Connections to replicas, open at once.")
+    pool_size: int = Field(default=8192, ge=1, description="Connections to one server, open at once.")
+    upstream_ca_file: str | None = Field(
+        default=None, description="PEM file of the authority that signed the replicas' certificates."
+    )
     poll_interval_s: float = Field(default=2.0, gt=0, description="Between looks at what replicas serve.")
     poll_urgent_s: float = Field(
         default=0.1, gt=0, description="The same while calls are parked or just after a models event."

@@ -100,7 +100,7 @@ class Exchange:
         try:
             outcome = await (self._stream if answer.streamed else self._whole)(answer, prepared)
             metrics.UPSTREAM_SECONDS.observe(perf_counter() - (self.call.sent or self.call.started))
-            await answer.finish()
+            answer.close(finished=True)
             return outcome
         finally:
             answer.close()

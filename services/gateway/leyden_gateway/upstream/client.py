@@ -1,104 +1,140 @@
-"""The HTTP client towards the replicas: pooled connections, deadlines, and aiohttp's errors as ours."""
+"""Sending a call to a replica or an external server, and its answer: deadlines and failures in our terms."""
 
 import asyncio
-from functools import lru_cache
+import ssl
+from collections.abc import Callable
 from typing import Self
 
-import aiohttp
-from pydantic_core import from_json
-from yarl import URL
+import msgspec
 
 from leyden_gateway.errors import MalformedAnswer, TruncatedStream, UpstreamTimedOut
 from leyden_gateway.settings import GatewaySettings
+from leyden_gateway.upstream.connection import Connection, ConnectionLost, FellSilent, NotHttp
+from leyden_gateway.upstream.errors import ReplicaUnavailable, UpstreamRefused
+from leyden_gateway.upstream.pool import CouldNotConnect, Origin, Pool
+
+__all__ = ["Answer", "ReplicaUnavailable", "Upstream", "UpstreamRefused"]
 
 LINGER_S = 0.25
 """How long a finished stream may take to close its HTTP message, for the connection to be used again."""
 KEEP_ALIVE_S = 4.0
 """Idle connections are dropped before vLLM's server drops them (after 5 s by default)."""
 
-_LOST = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, ConnectionError)
+PASSED_ON = ("content-type", "retry-after", "x-request-id")
+"""Headers of a refusal that the caller gets."""
 
 
-class ReplicaUnavailable(Exception):
-    """The replica did not begin an answer, so nothing was sampled that anybody saw: safe to send again."""
-
-    def __init__(self, reason: str, text: str, refusal: "UpstreamRefused | None" = None) -> None:
-        super().__init__(text)
-        self.reason, self.refusal = reason, refusal
+class _Models(msgspec.Struct):
+    data: "list[_Model]"
 
 
-class UpstreamRefused(Exception):
-    """The replica answered with an error, to be passed on with its status and body."""
-
-    def __init__(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        super().__init__(f"the replica answered {status}")
-        self.status, self.body, self.headers = status, body, headers
+class _Model(msgspec.Struct):
+    id: str
 
 
 class Answer:
-    """An answer whose headers have arrived. ``close`` it, after ``finish`` if it was read to its end."""
+    """An answer whose headers have arrived. ``close`` it exactly when it is no longer read."""
 
-    def __init__(self, response: aiohttp.ClientResponse, max_bytes: int) -> None:
-        self._response, self._max_bytes = response, max_bytes
-
-    @property
-    def streamed(self) -> bool:
+    def __init__(self, connection: Connection, pool: Pool, max_bytes: int) -> None:
+        self._connection, self._pool, self._max_bytes = connection, pool, max_bytes
+        self._closed = False
+        self._headers = connection.headers
+        self.status = connection.status
+        self.content_type = self.header(b"content-type") or "application/json"
+        self.streamed = self.content_type.startswith("text/event-stream")
         """Whether the answer is a stream of server-sent events."""
-        return self._response.content_type == "text/event-stream"
-
-    @property
-    def content_type(self) -> str:
-        """The answer's Content-Type as it came."""
-        return self._response.headers.get("Content-Type", "application/json")
+        self.on_close: Callable[[], None] | None = None
+        """Called once, when the answer is closed."""
 
     async def read(self) -> bytes:
         """What has arrived, empty at the end. Raises ``TruncatedStream`` or ``UpstreamTimedOut``."""
-        try:
-            return await self._response.content.readany()
-        except aiohttp.ServerTimeoutError:
-            raise UpstreamTimedOut("the replica fell silent in the middle of its answer") from None
-        except _LOST as error:
-            raise TruncatedStream(f"the replica closed in the middle of its answer: {error}") from None
+        return await self._read(everything=False)
 
     async def body(self) -> bytes:
         """The whole body. Raises ``MalformedAnswer`` when it is too large, else like ``read``."""
-        parts, size = [], 0
-        while chunk := await self.read():
-            parts.append(chunk)
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise MalformedAnswer(f"the replica's answer is larger than {self._max_bytes} bytes")
+        data = await self._read(everything=True)
+        if self._connection.complete and len(data) <= self._max_bytes:
+            return data
+        parts = [data]
+        size = len(data)
+        while data and size <= self._max_bytes:
+            data = await self._read(everything=True)
+            parts.append(data)
+            size += len(data)
+        if size > self._max_bytes:
+            raise MalformedAnswer(f"the replica's answer is larger than {self._max_bytes} bytes")
         return b"".join(parts)
 
-    async def finish(self) -> None:
-        """Wait a moment for the end of the HTTP message, so that the connection can be used again."""
-        if self._response.content.at_eof():
-            return
+    async def _read(self, *, everything: bool) -> bytes:
         try:
-            async with asyncio.timeout(LINGER_S):
-                await self._response.content.readany()
-        except (TimeoutError, *_LOST):
-            self._response.close()
+            return await self._connection.read(everything=everything)
+        except FellSilent:
+            raise UpstreamTimedOut("the replica fell silent in the middle of its answer") from None
+        except ConnectionLost as error:
+            raise TruncatedStream(f"the replica closed in the middle of its answer: {error}") from None
+        except NotHttp as error:
+            raise MalformedAnswer(f"the replica does not speak HTTP: {error}") from None
 
-    def close(self) -> None:
-        """Give the connection back, or hang up on a replica that has not finished."""
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+    def header(self, name: bytes) -> str | None:
+        """A header of the answer, by its lower-case name."""
+        return next((value.decode("latin-1") for key, value in self._headers if key == name), None)
+
+    def close(self, *, finished: bool = False) -> None:
+        """Keep the connection if the answer is complete, else hang up.
+
+        ``finished`` says that nothing more matters: the server gets a moment to end its message.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self._connection.end(linger_s=LINGER_S if finished else 0.0)
+        self._pool.give_back()
+        if self.on_close is not None:
+            self.on_close()
+
+
+class _Target:
+    """A base URL made ready: its pool, and the head of a request to each path."""
+
+    def __init__(self, base_url: str, pool: Pool, origin: Origin, key: str | None) -> None:
+        self.pool = pool
+        self._prefix = base_url.split("://", 1)[1].partition("/")[2].rstrip("/")
+        self._host, self._key = origin.netloc, key
+        self._heads: dict[tuple[str, str], bytes] = {}
+
+    def request(self, method: str, path: str, headers: dict[str, str], body: bytes) -> bytes:
+        """The bytes of a request. Raises ``ValueError`` when a header holds a line break."""
+        head = self._heads.get((method, path))
+        if head is None:
+            prefix = f"/{self._prefix}" if self._prefix else ""
+            lines = [
+                f"{method} {prefix}{path} HTTP/1.1",
+                f"host: {self._host}",
+                "content-type: application/json",
+            ]
+            head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+            self._heads[method, path] = head
+        if self._key and "authorization" not in headers:
+            headers = {**headers, "authorization": f"Bearer {self._key}"}
+        extra = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if extra.count("\r") != len(headers) or extra.count("\n") != len(headers):
+            raise ValueError("a header value holds a line break")
+        return b"%bcontent-length: %d\r\n%b\r\n%b" % (head, len(body), extra.encode("latin-1"), body)
 
 
 class Upstream:
-    """A component that owns the connections."""
+    """A component that owns the connections to every server."""
 
     def __init__(self, settings: GatewaySettings) -> None:
         self.name = "upstream"
         self._settings = settings
-        self._session: aiohttp.ClientSession | None = None
+        self._targets: dict[str, _Target] | None = None
+        self._pools: dict[Origin, Pool] = {}
+        self._tls: ssl.SSLContext | None = None
 
     def not_ready(self) -> str | None:
         """Ready once entered."""
-        return None if self._session else "no HTTP client yet"
+        return "no HTTP client yet" if self._targets is None else None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep connections until ``stop``."""
@@ -106,27 +142,14 @@ class Upstream:
             await stop.wait()
 
     async def __aenter__(self) -> Self:
-        settings = self._settings
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_timeout_s, sock_read=settings.stall_timeout_s
-        )
-        key = settings.replica_api_key
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=settings.pool_size, ttl_dns_cache=30, keepalive_timeout=KEEP_ALIVE_S
-            ),
-            timeout=timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Authorization": f"Bearer {key.get_secret_value()}"} if key else None,
-            skip_auto_headers=("User-Agent", "Accept-Encoding"),
-            auto_decompress=False,
-        )
+        self._targets = {}
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
-        if self._session:
-            await self._session.close()
-            self._session = None
+        self._targets = None
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
 
     async def send(self, replica: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
         """Post ``body`` and return when the answer begins with 200.
@@ -134,63 +157,87 @@ class Upstream:
         Raises ``ReplicaUnavailable`` (nothing was sampled), ``UpstreamRefused``, ``UpstreamTimedOut`` or
         ``MalformedAnswer``.
         """
-        try:
-            response = await self._client(replica).post(
-                _url(replica, path),
-                data=body,
-                headers={"Content-Type": "application/json", **headers},
-                allow_redirects=False,
-            )
-        except aiohttp.ConnectionTimeoutError:
-            raise ReplicaUnavailable(
-                "connect_timeout", f"{replica} did not accept a connection in time"
-            ) from None
-        except aiohttp.ServerTimeoutError:
-            raise UpstreamTimedOut("the replica did not begin to answer in time") from None
-        except aiohttp.ClientConnectorError as error:
-            raise ReplicaUnavailable("connection", f"{replica}: {error}") from None
-        except _LOST as error:
-            raise ReplicaUnavailable("disconnected", f"{replica} hung up: {error}") from None
-        except aiohttp.ClientError as error:
-            raise MalformedAnswer(f"the replica does not speak HTTP: {error}") from None
-        answer = Answer(response, self._settings.max_answer_bytes)
-        if response.status != 200:
-            await self._refuse(replica, response, answer)
+        answer = await self._exchange(replica, "POST", path, body, headers)
+        if answer.status != 200:
+            await self._refuse(replica, answer)
         return answer
 
-    async def _refuse(self, replica: str, response: aiohttp.ClientResponse, answer: Answer) -> None:
+    async def _exchange(
+        self, replica: str, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> Answer:
+        target = self._target(replica)
+        try:
+            connection = await target.pool.take()
+        except CouldNotConnect as error:
+            raise ReplicaUnavailable(error.reason, f"{replica}: {error}") from None
+        begun = False
+        try:
+            request = target.request(method, path, headers, body)
+            connection.send(request, stall_timeout_s=self._settings.stall_timeout_s)
+            await connection.head()
+            begun = True
+        except FellSilent:
+            raise UpstreamTimedOut("the replica did not begin to answer in time") from None
+        except ConnectionLost as error:
+            raise ReplicaUnavailable("disconnected", f"{replica} hung up: {error}") from None
+        except NotHttp as error:
+            raise MalformedAnswer(f"the replica does not speak HTTP: {error}") from None
+        finally:
+            if not begun:
+                connection.abort()
+                target.pool.give_back()
+        return Answer(connection, target.pool, self._settings.max_answer_bytes)
+
+    async def _refuse(self, replica: str, answer: Answer) -> None:
         try:
             body = await answer.body()
         finally:
             answer.close()
-        kept = ("Content-Type", "Retry-After")
-        headers = {name.lower(): response.headers[name] for name in kept if name in response.headers}
-        refusal = UpstreamRefused(response.status, body, headers)
-        if response.status in (502, 503):
-            raise ReplicaUnavailable(str(response.status), f"{replica} answered {response.status}", refusal)
+        headers = {name: value for name in PASSED_ON if (value := answer.header(name.encode())) is not None}
+        refusal = UpstreamRefused(answer.status, body, headers)
+        if answer.status in (502, 503):
+            raise ReplicaUnavailable(str(answer.status), f"{replica} answered {answer.status}", refusal)
         raise refusal
 
     async def models(self, replica: str, *, timeout_s: float) -> frozenset[str]:
         """The names of the models a replica serves. Raises ``ReplicaUnavailable``."""
         try:
             async with asyncio.timeout(timeout_s):
-                async with self._client(replica).get(_url(replica, "/v1/models")) as response:
-                    body = await response.read()
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+                answer = await self._exchange(replica, "GET", "/v1/models", b"", {})
+                try:
+                    body = await answer.body()
+                finally:
+                    answer.close()
+        except (TimeoutError, UpstreamTimedOut, TruncatedStream, MalformedAnswer) as error:
             raise ReplicaUnavailable("poll", f"{type(error).__name__}: {error}") from None
-        if response.status != 200:
-            raise ReplicaUnavailable("poll", f"/v1/models answered {response.status}")
+        if answer.status != 200:
+            raise ReplicaUnavailable("poll", f"/v1/models answered {answer.status}")
         try:
-            return frozenset(str(model["id"]) for model in from_json(body)["data"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ReplicaUnavailable("poll", f"/v1/models is not a list of models: {error!r}") from None
+            return frozenset(model.id for model in msgspec.json.decode(body, type=_Models).data)
+        except msgspec.MsgspecError as error:
+            raise ReplicaUnavailable("poll", f"/v1/models is not a list of models: {error}") from None
 
-    def _client(self, replica: str) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _target(self, replica: str) -> _Target:
+        if self._targets is None:
             raise ReplicaUnavailable("starting", f"{replica}: the gateway is starting or stopping")
-        return self._session
+        target = self._targets.get(replica)
+        if target is None:
+            target = self._targets[replica] = self._make(replica)
+        return target
 
-
-@lru_cache(maxsize=1024)
-def _url(replica: str, path: str) -> URL:
-    return URL(replica + path)
+    def _make(self, replica: str) -> _Target:
+        settings = self._settings
+        origin = Origin.of(replica)
+        if origin.tls and self._tls is None:
+            self._tls = ssl.create_default_context(cafile=settings.upstream_ca_file)
+        if origin not in self._pools:
+            self._pools[origin] = Pool(
+                origin,
+                limit=settings.pool_size,
+                connect_timeout_s=settings.connect_timeout_s,
+                keep_alive_s=KEEP_ALIVE_S,
+                tls=self._tls,
+            )
+        key = settings.replica_api_key
+        own = replica in settings.replicas and key
+        return _Target(replica, self._pools[origin], origin, key.get_secret_value() if own and key else None)
