@@ -1,0 +1,20 @@
+"""Anthropic's Messages: what callers of ``/v1/messages`` send and expect, to and from chat completions.
+
+The request goes through ``to_chat``; the answer comes back through ``from_chat``, or chunk by chunk through
+a ``MessagesStream``; errors through ``error_body`` or ``error_from_chat``.
+"""
+
+from leyden_platform.dialects.messages_answer import RAW_ARGUMENTS, SIGNATURE, from_chat
+from leyden_platform.dialects.messages_errors import error_body, error_from_chat
+from leyden_platform.dialects.messages_request import to_chat
+from leyden_platform.dialects.messages_stream import MessagesStream
+
+__all__ = [
+    "RAW_ARGUMENTS",
+    "SIGNATURE",
+    "MessagesStream",
+    "error_body",
+    "error_from_chat",
+    "from_chat",
+    "to_chat",
+]
