@@ -6,6 +6,7 @@ Import the names from here; the modules are split by who writes the message.
 from leyden_schemas.base import JsonObject, Message, Topic
 from leyden_schemas.codec import MalformedMessage, decode, encode
 from leyden_schemas.deadletters import DeadLetter
+from leyden_schemas.deltas import CONVERSATION, UnknownBase, expand
 from leyden_schemas.events import (
     CompletionRecorded,
     CompletionStatus,
@@ -29,6 +30,7 @@ from leyden_schemas.topics import Topics
 from leyden_schemas.trajectories import RewardTerm, Step, Trajectory, TrajectoryStatus
 
 __all__ = [
+    "CONVERSATION",
     "AliasMoved",
     "CompletionRecorded",
     "CompletionStatus",
@@ -63,11 +65,13 @@ __all__ = [
     "TrainingSample",
     "Trajectory",
     "TrajectoryStatus",
+    "UnknownBase",
     "Usage",
     "WeightsKind",
     "cause_id",
     "decode",
     "encode",
+    "expand",
     "new_id",
     "parse_policy_ref",
     "policy_at",
