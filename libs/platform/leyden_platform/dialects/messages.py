@@ -4,7 +4,8 @@ The request goes through ``to_chat``; the answer comes back through ``from_chat`
 a ``MessagesStream``; errors through ``error_body`` or ``error_from_chat``.
 """
 
-from leyden_platform.dialects.messages_answer import RAW_ARGUMENTS, SIGNATURE, from_chat
+from leyden_platform.dialects.messages_answer import SIGNATURE, from_chat
+from leyden_platform.dialects.messages_arguments import RAW_ARGUMENTS
 from leyden_platform.dialects.messages_errors import error_body, error_from_chat
 from leyden_platform.dialects.messages_request import to_chat
 from leyden_platform.dialects.messages_stream import MessagesStream

@@ -1,20 +1,9 @@
 """From a chat completion to a Message: content blocks, why it stopped, and what it cost."""
 
-import json
-from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
+from leyden_platform.dialects.messages_arguments import tool_input
 from leyden_schemas import JsonObject
-
-RAW_ARGUMENTS = "raw_arguments"
-"""The only key of a ``tool_use`` input whose arguments are not a JSON object; its value is their text.
-
-The protocol has no room for such arguments. A caller that sends the block back sends them in this form too:
-servers read the arguments of earlier calls as JSON and would refuse, or forget, the text as it was sampled.
-"""
-
-_DEEPEST = 100
-"""Levels of nesting in arguments; encoders give up a little beyond twice as many."""
 
 SIGNATURE = "unsigned"
 """The signature of every thinking block. Clients keep a block for the next turn only if it has one."""
@@ -110,43 +99,8 @@ def call_id(call: JsonObject, index: int, message_id: str) -> str:
     return _text(call.get("id")) or f"toolu_{index}_{message_id}"
 
 
-def tool_input(arguments: str) -> JsonObject:
-    """A call's arguments as an object; ``RAW_ARGUMENTS`` tells of those that are none. No text is ``{}``."""
-    if not arguments.strip():
-        return {}
-    value = json_object(arguments)
-    return {RAW_ARGUMENTS: arguments} if value is None else value
-
-
-def json_object(written: str) -> JsonObject | None:
-    """The object that ``written`` is in JSON, or None if it is anything else, or could not be sent on."""
-    try:
-        value = json.loads(written, parse_constant=_refuse_constant)
-        if "\\u" in written:  # half of a surrogate pair can be read, but not written
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
-        return None
-    deep = written.count("[") + written.count("{") > _DEEPEST and _deeper_than(value, _DEEPEST)
-    return None if deep else value
-
-
-def _deeper_than(value: JsonObject, levels: int) -> bool:
-    level: list[Any] = [value]
-    for _ in range(levels):
-        level = [child for item in level for child in _children(item)]
-    return any(isinstance(item, dict | list) for item in level)
-
-
-def _children(item: Any) -> Iterable[Any]:
-    if isinstance(item, dict):
-        return item.values()
-    return item if isinstance(item, list) else ()
-
-
 def stopped(finish: Any, matched: Any, *, called: bool, refused: bool) -> tuple[str, str | None]:
-    """Stop reason and stop sequence, from ``finish_reason`` and the string that matched, vLLM's ``stop_reason``.
+    """Stop reason and stop sequence, from ``finish_reason`` and, in vLLM's ``stop_reason``, the match.
 
     Calls count for more than the finish reason ``stop``, which is what a forced call ends with.
     """
@@ -206,7 +160,3 @@ def _text(value: Any) -> str:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from leyden_platform.dialects import messages_answer as answers
+from leyden_platform.dialects.messages_arguments import json_object, tool_input
 from leyden_platform.dialects.messages_errors import stream_error
 from leyden_schemas import JsonObject
 
@@ -29,7 +30,7 @@ class _Block:
         if self.kind != "tool_use":
             return True
         arguments = "".join(self.sent).rstrip()
-        return arguments.endswith("}") and answers.json_object(arguments) is not None
+        return arguments.endswith("}") and json_object(arguments) is not None
 
     def start(self) -> JsonObject:
         """The block as it is announced, empty."""
@@ -60,7 +61,7 @@ class _Block:
             case "thinking":
                 return answers.thinking_block(said, answers.SIGNATURE if self.ended else "")
             case "tool_use":
-                return self.start() | {"input": answers.tool_input(said)}
+                return self.start() | {"input": tool_input(said)}
 
 
 class MessagesStream:

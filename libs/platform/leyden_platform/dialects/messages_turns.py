@@ -109,7 +109,7 @@ def _image_url(block: JsonObject, where: str) -> str:
             return url
         case _:
             raise UnsupportedRequest(
-                f"{where} must be base64 with media_type and data, or a url; there are no uploaded files here",
+                f"{where} must be base64 with media_type and data, or a url; no files are uploaded here",
                 where,
             )
 
