@@ -226,7 +226,7 @@ async def test_anonymous_calls_are_sessions_of_their_own(
             None, {"model": policy, "messages": HELLO}, headers={"x-leyden-session": session}
         )
         assert answer.status_code == 200
-        (record,) = await gateway.completions(cause_id("session", session))
+        (record,) = await gateway.completions(cause_id("session", "default", "default", session))
         assert (record.policy, record.version, record.untrainable) == (policy, 1, None)
         unknown = await gateway.post(None, {"model": "gpt-4o", "messages": HELLO})
         assert unknown.status_code == 404

@@ -4,7 +4,7 @@ The runner mints them and the gateway verifies them, so the gateway needs no loo
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import jwt
@@ -44,6 +44,9 @@ class RolloutClaims(BaseModel):
     split: Split
     sampling: Sampling
     max_completions: int
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Prompt and sampled tokens of the whole attempt; None for no limit."
+    )
     traceparent: str | None = None
 
     @classmethod
@@ -74,8 +77,20 @@ def mint(claims: RolloutClaims, secret: SecretStr, *, ttl_s: float) -> str:
     return jwt.encode(payload, secret.get_secret_value(), algorithm=_ALGORITHM)
 
 
+class Verified(NamedTuple):
+    """A valid token's claims, and the Unix time at which it stops being valid."""
+
+    claims: RolloutClaims
+    expires_at: float
+
+
 def verify(token: str, secret: SecretStr) -> RolloutClaims:
     """The claims of a valid token. Raises ``InvalidToken``."""
+    return verify_until(token, secret).claims
+
+
+def verify_until(token: str, secret: SecretStr) -> Verified:
+    """The claims of a valid token, for callers that remember them. Raises ``InvalidToken``."""
     try:
         payload = jwt.decode(
             token,
@@ -85,7 +100,7 @@ def verify(token: str, secret: SecretStr) -> RolloutClaims:
             leeway=5,
             options={"require": ["exp", "iss"]},
         )
-        return RolloutClaims.model_validate(payload["leyden"])
+        return Verified(RolloutClaims.model_validate(payload["leyden"]), float(payload["exp"]))
     except jwt.ExpiredSignatureError:
         raise InvalidToken("the rollout token has expired: its attempt ran past its deadline") from None
     except (jwt.InvalidTokenError, KeyError, ValidationError) as error:

@@ -12,18 +12,16 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from leyden_gateway import metrics
-from leyden_gateway.attribution.scope import MAIN_AGENT, Attribution, PathScope, attribute
-from leyden_gateway.attribution.verified import RecentlyVerified
+from leyden_gateway.attribution.gatekeeper import Gatekeeper
+from leyden_gateway.attribution.paths import parse_path
 from leyden_gateway.control.budget import CompletionBudget
 from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute, Overloaded
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.exchange import Exchange, Tools
 from leyden_gateway.recording.record import Call, Ending
 from leyden_gateway.routing.catalogue import Catalogue
-from leyden_gateway.settings import GatewaySettings
 from leyden_platform.clock import Clock
 from leyden_platform.telemetry import span
-from leyden_platform.tokens import verify
 from leyden_schemas import Protocol, new_id
 
 PREFIXES = (
@@ -31,30 +29,6 @@ PREFIXES = (
     "/rollouts/{rollout_id:uuid}/attempts/{attempt:int}",
     "/rollouts/{rollout_id:uuid}/attempts/{attempt:int}/agents/{agent}",
 )
-
-
-class Gatekeeper:
-    """Says whose call it is, or refuses it."""
-
-    def __init__(self, settings: GatewaySettings) -> None:
-        self._allow_anonymous = settings.allow_anonymous
-        self._verify = RecentlyVerified(lambda token: verify(token, settings.token.secret))
-
-    def attribute(
-        self, path_params: dict[str, Any], authorization: str | None, session: str | None
-    ) -> Attribution:
-        """The call's attribution. Raises ``MissingToken``, ``InvalidRolloutToken`` or ``WrongRollout``."""
-        return attribute(
-            PathScope(
-                path_params.get("rollout_id"),
-                path_params.get("attempt"),
-                path_params.get("agent", MAIN_AGENT),
-            ),
-            authorization=authorization,
-            session=session,
-            verify=self._verify,
-            allow_anonymous=self._allow_anonymous,
-        )
 
 
 class ChatCompletions:
@@ -88,9 +62,7 @@ class ChatCompletions:
     def _admit(self, scope: Scope, caller: Caller, started: float) -> Call:
         if self._in_flight > self._settings.max_in_flight:
             raise Overloaded(f"{self._settings.max_in_flight} calls are in flight; try again shortly")
-        attribution = self._gatekeeper.attribute(
-            scope.get("path_params", {}), caller.header("authorization"), caller.header("x-leyden-session")
-        )
+        attribution = self._gatekeeper.attribute(parse_path(scope["path"])[0], dict(scope["headers"]))
         if attribution.claims:
             self._budget.take(
                 (attribution.rollout_id, attribution.attempt), attribution.claims.max_completions
@@ -151,10 +123,7 @@ def create_app(tools: Tools, gatekeeper: Gatekeeper, catalogue: Catalogue, clock
     """The ASGI application with every route under every prefix."""
 
     async def list_models(request: Request) -> Response:
-        headers = request.headers
-        whose = gatekeeper.attribute(
-            request.path_params, headers.get("authorization"), headers.get("x-leyden-session")
-        )
+        whose = gatekeeper.attribute(parse_path(request.url.path)[0], dict(request.scope["headers"]))
         return _json(200, {"object": "list", "data": catalogue.models(whose)})
 
     chat = ChatCompletions(tools, gatekeeper, clock)

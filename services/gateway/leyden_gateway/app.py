@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from leyden_gateway.api import Gatekeeper, create_app
+from leyden_gateway.api import create_app
+from leyden_gateway.attribution.gatekeeper import Gatekeeper
+from leyden_gateway.attribution.settings import AttributionSettings
 from leyden_gateway.exchange.exchange import Tools
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.routing.catalogue import Catalogue
@@ -31,7 +33,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     recorder = Recorder(publisher, timeout_s=settings.record_timeout_s)
     app = create_app(
         Tools(settings, dispatcher, recorder),
-        Gatekeeper(settings),
+        Gatekeeper(AttributionSettings(), settings.token, allow_anonymous=settings.allow_anonymous),
         Catalogue(models, replicas),
         SystemClock(),
     )

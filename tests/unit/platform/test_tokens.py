@@ -1,9 +1,11 @@
 """Tokens give exactly what they say, and only while they are valid."""
 
+import time
+
 import pytest
 from pydantic import SecretStr
 
-from leyden_platform.tokens import InvalidToken, RolloutClaims, mint, verify
+from leyden_platform.tokens import InvalidToken, RolloutClaims, mint, verify, verify_until
 from leyden_schemas import RolloutAssigned, Sampling, Split, Task
 
 SECRET = SecretStr("s" * 32)
@@ -21,6 +23,14 @@ def test_claims_survive() -> None:
         0.5,
         "r",
     )
+
+
+def test_a_verification_says_when_it_ends() -> None:
+    claims = RolloutClaims.of(ASSIGNED, attempt=1).model_copy(update={"max_tokens": 500})
+    before = time.time()
+    found, expires_at = verify_until(mint(claims, SECRET, ttl_s=60), SECRET)
+    assert found == claims
+    assert before + 59 <= expires_at <= time.time() + 60
 
 
 def test_an_expired_token_says_so() -> None:

@@ -1,95 +1,154 @@
-"""Whose call is this? Decided from the path and the bearer token alone, without a look-up."""
+"""Whose call is this? Decided from path, credentials, headers and trace context, without a look-up.
+
+Twice: ``attribute`` before the body is read, so that every refusal is cheap and a call whose body never
+comes still belongs to somebody; ``refine`` when the body has been parsed, from its model and its user.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
+from leyden_gateway.attribution.context import Headers, named_by_baggage, named_by_headers
+from leyden_gateway.attribution.credentials import looks_signed, presented
+from leyden_gateway.attribution.keys import NO_KEYS, ApiKey, ApiKeys, KeyGrant
+from leyden_gateway.attribution.model_names import ModelNames
+from leyden_gateway.attribution.named import Source, Sources, session_or_none
+from leyden_gateway.attribution.paths import PathScope
+from leyden_gateway.attribution.sessions import place, session_rollout
 from leyden_gateway.errors import InvalidRolloutToken, MissingToken, WrongRollout
 from leyden_platform.tokens import InvalidToken, RolloutClaims
-from leyden_schemas import cause_id, new_id
+from leyden_schemas import Mode, Split
 
 MAIN_AGENT = "main"
-Verify = Callable[[str], RolloutClaims]
-
-
-@dataclass(frozen=True, slots=True)
-class PathScope:
-    """What the path of a call names; ``/v1/…`` names nothing."""
-
-    rollout_id: UUID | None = None
-    attempt: int | None = None
-    agent: str = MAIN_AGENT
+_NO_GRANT = KeyGrant.model_construct()
+_NO_AGENT = (MAIN_AGENT, Source.DEFAULT)
+_BELOW_BODY = (Source.KEY, Source.TRACE, Source.DEFAULT)
+Verify = Callable[[bytes], RolloutClaims]
+"""Raises ``InvalidToken``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """The rollout, attempt and agent role a completion is recorded under.
+    """The rollout, attempt and agent role a completion is recorded under, and in what capacity.
 
-    ``claims`` are what the token allows; a call without a token has none and is its own session.
+    ``claims`` are what the rollout token allows; production traffic has none, but the name of its ``key``
+    and, when it names one, its ``session``. ``policy`` is the reference to serve, empty until the body's
+    model is known.
     """
 
     rollout_id: UUID
-    attempt: int
-    agent: str
+    attempt: int = 1
+    agent: str = MAIN_AGENT
     claims: RolloutClaims | None = None
-
-    @property
-    def tenant(self) -> str:
-        """The token's tenant."""
-        return self.claims.tenant if self.claims else "default"
-
-    @property
-    def run(self) -> str:
-        """The token's run."""
-        return self.claims.run if self.claims else "default"
+    tenant: str = "default"
+    run: str = "default"
+    mode: Mode = Mode.PRODUCTION
+    session: str | None = None
+    key: str | None = None
+    policy: str = ""
+    rollout_from: Source = Source.DEFAULT
+    agent_from: Source = Source.DEFAULT
 
 
-def attribute(
-    path: PathScope,
-    *,
-    authorization: str | None,
-    session: str | None,
-    verify: Verify,
-    allow_anonymous: bool,
-) -> Attribution:
-    """The attribution of a call.
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What attribution is decided by: who may call, and by what credentials."""
 
-    A path that names a rollout always needs that rollout's token. Without one, and where anonymous calls
-    are allowed, equal ``session`` values are one rollout and every other call is a rollout of its own.
-    Raises ``MissingToken``, ``InvalidRolloutToken`` or ``WrongRollout``.
+    verify: Verify
+    keys: ApiKeys = NO_KEYS
+    allow_anonymous: bool = False
+
+
+def attribute(path: PathScope, headers: Headers, rules: Rules) -> Attribution:
+    """The attribution of a call whose body is not known yet.
+
+    A rollout token decides; whatever else names another rollout or attempt is refused. An API key, or
+    nobody where anonymous calls are allowed, makes production traffic: equal sessions are one rollout,
+    every other call is a rollout of its own. Raises ``MissingToken``, ``InvalidRolloutToken``,
+    ``WrongRollout`` or ``InvalidRequest``.
     """
-    token = bearer_token(authorization)
-    if token is not None and (looks_signed(token) or not allow_anonymous):
-        return _scoped(path, _verified(token, verify))
-    if not allow_anonymous or path.rollout_id is not None:
-        raise MissingToken(
-            "send the rollout token as 'Authorization: Bearer <token>' (OPENAI_API_KEY of the agent)"
-        )
-    rollout_id = cause_id("session", session) if session else new_id()
-    return Attribution(rollout_id, attempt=1, agent=path.agent)
+    sources = Sources(path, named_by_headers(headers), named_by_baggage(headers))
+    credentials = presented(headers)
+    for credential in credentials:
+        if key := rules.keys.find(credential):
+            return _production(sources, headers, key)
+        if looks_signed(credential):
+            return _scoped(sources, _verified(credential, rules.verify))
+    if rules.allow_anonymous and not (path.rollout_id or sources.header.rollout_id):
+        return _production(sources, headers, None)
+    if credentials and not rules.allow_anonymous:
+        raise InvalidRolloutToken("the key sent is neither a rollout token nor an API key of this gateway")
+    raise MissingToken(
+        "send the rollout token or an API key as 'Authorization: Bearer <token>' (OPENAI_API_KEY of the agent)"
+    )
 
 
-def bearer_token(authorization: str | None) -> str | None:
-    """The credentials of a bearer ``Authorization`` header; None when there are none."""
-    scheme, _, token = (authorization or "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
+def refine(attribution: Attribution, model: str | None, user: str | None, names: ModelNames) -> Attribution:
+    """The attribution once the body names a model and, see ``body.session_of``, perhaps a session.
+
+    A token's or a key's policy stays; a role or a session found earlier stays too.
+    """
+    known = attribution.policy or None
+    meaning = names.meaning(model, known) if model else None
+    changes: dict[str, object] = {}
+    if meaning and not known:
+        changes["policy"] = meaning.policy
+    if meaning and meaning.agent and attribution.agent_from is Source.DEFAULT:
+        changes |= {"agent": meaning.agent, "agent_from": Source.BODY}
+    session = session_or_none(user) if attribution.rollout_from in _BELOW_BODY else None
+    if session:
+        rollout_id = session_rollout(attribution.tenant, attribution.run, session)
+        changes |= {"session": session, "rollout_id": rollout_id, "rollout_from": Source.BODY}
+    return replace(attribution, **changes) if changes else attribution  # type: ignore[arg-type]
 
 
-def looks_signed(token: str) -> bool:
-    """Whether the token has the three parts of a JWT, unlike the placeholder keys that clients demand."""
-    return token.count(".") == 2
+def _agent(sources: Sources) -> tuple[str, Source]:
+    return next(((named.agent, source) for source, named in sources if named.agent), _NO_AGENT)
 
 
-def _verified(token: str, verify: Verify) -> RolloutClaims:
+def _verified(token: bytes, verify: Verify) -> RolloutClaims:
     try:
         return verify(token)
     except InvalidToken as error:
         raise InvalidRolloutToken(str(error)) from None
 
 
-def _scoped(path: PathScope, claims: RolloutClaims) -> Attribution:
-    if path.rollout_id not in (None, claims.rollout_id):
-        raise WrongRollout("this token belongs to another rollout than the one the path names")
-    if path.attempt not in (None, claims.attempt):
-        raise WrongRollout(f"this token belongs to attempt {claims.attempt}; the path names {path.attempt}")
-    return Attribution(claims.rollout_id, claims.attempt, path.agent, claims)
+def _scoped(sources: Sources, claims: RolloutClaims) -> Attribution:
+    for source, named in sources:
+        if named.rollout_id not in (None, claims.rollout_id):
+            raise WrongRollout(f"this token belongs to another rollout than the one the {source} names")
+        if named.attempt not in (None, claims.attempt):
+            raise WrongRollout(
+                f"this token belongs to attempt {claims.attempt}; the {source} names {named.attempt}"
+            )
+    agent, agent_from = _agent(sources)
+    return Attribution(
+        claims.rollout_id,
+        claims.attempt,
+        agent,
+        claims,
+        claims.tenant,
+        claims.run,
+        Mode.TRAINING if claims.split is Split.TRAIN else Mode.EVALUATION,
+        policy=claims.policy,
+        rollout_from=Source.TOKEN,
+        agent_from=agent_from,
+    )
+
+
+def _production(sources: Sources, headers: Headers, key: ApiKey | None) -> Attribution:
+    grant = key.grant if key else _NO_GRANT
+    where = place(sources, headers, key)
+    agent, agent_from = _agent(sources)
+    return Attribution(
+        where.rollout_id or session_rollout(grant.tenant, grant.run, where.session),
+        where.attempt,
+        agent,
+        tenant=grant.tenant,
+        run=grant.run,
+        session=where.session,
+        key=key.name if key else None,
+        policy=grant.policy or "",
+        rollout_from=where.found,
+        agent_from=agent_from,
+    )

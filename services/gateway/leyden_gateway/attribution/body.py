@@ -1,0 +1,15 @@
+"""The session that a request's body names, in any of the protocols."""
+
+from collections.abc import Mapping
+
+from leyden_gateway.attribution.named import session_or_none
+
+
+def session_of(request: Mapping[str, object]) -> str | None:
+    """``conversation`` (Responses), ``metadata.session_id``, ``user``, or ``metadata.user_id`` (Messages)."""
+    conversation, metadata = request.get("conversation"), request.get("metadata")
+    if isinstance(conversation, Mapping):
+        conversation = conversation.get("id")
+    named = metadata if isinstance(metadata, Mapping) else {}
+    candidates = (conversation, named.get("session_id"), request.get("user"), named.get("user_id"))
+    return next((name for text in candidates if (name := session_or_none(text))), None)

@@ -1,0 +1,65 @@
+"""What a base URL says: ``/rollouts/{id}/attempts/{n}`` or ``/sessions/{id}``, then ``/agents/{name}``."""
+
+from typing import TypeVar
+from urllib.parse import unquote
+
+from leyden_gateway.attribution.named import (
+    NOTHING,
+    Named,
+    agent_or_none,
+    attempt_or_none,
+    session_or_none,
+    uuid_or_none,
+)
+from leyden_gateway.errors import NoSuchRoute
+
+PathScope = Named
+"""What the path names; ``/v1/…`` names nothing."""
+
+T = TypeVar("T")
+
+
+def parse_path(path: str) -> tuple[PathScope, str]:
+    """What a percent-encoded path names, and the rest of it (``/v1/…``).
+
+    Raises ``NoSuchRoute`` when it begins like a rollout or a session but names none.
+    """
+    if path.startswith("/v1/"):
+        return NOTHING, path
+    match [part for part in path.split("/") if part]:
+        case ["rollouts", rollout, "attempts", attempt, *rest]:
+            rollout_id = _known(uuid_or_none(rollout), rollout, "a rollout id: it is a UUID")
+            number = _known(attempt_or_none(attempt), attempt, "an attempt: they are counted 1, 2, …")
+            agent, rest = _agent(rest)
+            return Named(rollout_id, number, agent), _joined(rest)
+        case ["sessions", session, *rest]:
+            name = _known(
+                session_or_none(unquote(session)), session, "a session: up to 512 printable characters"
+            )
+            agent, rest = _agent(rest)
+            return Named(session=name, agent=agent), _joined(rest)
+        case ["rollouts", *_]:
+            raise NoSuchRoute(f"{path[:200]}: a rollout's path is /rollouts/{{id}}/attempts/{{n}}/v1/…")
+        case ["sessions"]:
+            raise NoSuchRoute(f"{path[:200]}: a session's path is /sessions/{{id}}/v1/…")
+        case _:
+            return NOTHING, path
+
+
+def _agent(rest: list[str]) -> tuple[str | None, list[str]]:
+    match rest:
+        case ["agents", name, *rest]:
+            hint = "an agent: up to 200 letters, digits and '._:-', a letter or digit first"
+            return _known(agent_or_none(unquote(name)), name, hint), rest
+        case _:
+            return None, rest
+
+
+def _known(value: T | None, text: str, hint: str) -> T:
+    if value is None:
+        raise NoSuchRoute(f"{text[:80]!r} in the path is not {hint}")
+    return value
+
+
+def _joined(rest: list[str]) -> str:
+    return "/" + "/".join(rest)
