@@ -1,4 +1,4 @@
-"""The events of a streamed Message: their order, what waits for the end, that they tell what a whole one does."""
+"""The events of a streamed Message: their order, what waits for the end, and that they tell the whole."""
 
 import json
 from typing import Any, Literal
@@ -289,9 +289,8 @@ def pieces(draw: st.DrawFn, whole: str) -> list[str]:
     return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
 
 
-ARGUMENTS = st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=6), max_size=3).map(
-    json.dumps
-)
+VALUES = st.integers(-(2**63), 2**64 - 1) | st.text(max_size=6)
+ARGUMENTS = st.dictionaries(st.text(max_size=4), VALUES, max_size=3).map(json.dumps)
 
 
 @st.composite
