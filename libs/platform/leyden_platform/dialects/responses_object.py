@@ -162,24 +162,34 @@ def _count(counts: Any, name: str) -> int:
 
 
 def logprobs_of(choice: JsonObject) -> list[JsonObject]:
-    """The log-probabilities of a choice, whole or partial; ``bytes`` is never null in a Response."""
+    """The log-probabilities of a choice, whole or partial."""
     logprobs = choice.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return [_logprob(item) for item in content if isinstance(item, dict)] if isinstance(content, list) else []
+    return [{**_token(item), "top_logprobs": _tokens(item.get("top_logprobs"))} for item in _scored(content)]
 
 
-def _logprob(item: JsonObject) -> JsonObject:
-    top = item.get("top_logprobs")
-    return {
-        **_token(item),
-        "top_logprobs": [_token(other) for other in top if isinstance(other, dict)]
-        if isinstance(top, list)
-        else [],
-    }
+def _tokens(items: Any) -> list[JsonObject]:
+    return [_token(item) for item in _scored(items)]
+
+
+def _scored(items: Any) -> list[JsonObject]:
+    """Those of the items that are a token with its log-probability."""
+    if not isinstance(items, list):
+        return []
+    return [
+        item
+        for item in items
+        if isinstance(item, dict)
+        and isinstance(item.get("token"), str)
+        and isinstance(item.get("logprob"), int | float)
+    ]
 
 
 def _token(item: JsonObject) -> JsonObject:
-    return {"token": item.get("token"), "logprob": item.get("logprob"), "bytes": item.get("bytes") or []}
+    """In a Response, ``bytes`` is never null."""
+    spelt = item.get("bytes")
+    octets = spelt if isinstance(spelt, list) and all(isinstance(octet, int) for octet in spelt) else []
+    return {"token": item["token"], "logprob": item["logprob"], "bytes": octets}
 
 
 def told_error(error: JsonObject) -> JsonObject:
