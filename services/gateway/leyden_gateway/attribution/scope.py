@@ -79,7 +79,7 @@ def attribute(path: PathScope, headers: Headers, rules: Rules) -> Attribution:
     if credentials and not rules.allow_anonymous:
         raise InvalidRolloutToken("the key sent is neither a rollout token nor an API key of this gateway")
     raise MissingToken(
-        "send the rollout token or an API key as 'Authorization: Bearer <token>' (OPENAI_API_KEY of the agent)"
+        "send the rollout token, or an API key, as 'Authorization: Bearer <key>' (the agent's OPENAI_API_KEY)"
     )
 
 
