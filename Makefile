@@ -4,8 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS_VENV ?= .venv-clients
+CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
+CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
 
-.PHONY: help install demo test check format contracts dashboards clean
+.PHONY: help install demo test test-clients check format contracts dashboards clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -26,6 +29,15 @@ demo: $(STAMP) ## Start everything, watch the calculator agent get better, write
 test: $(STAMP) ## Run the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
+$(CLIENTS_STAMP): constraints-clients.txt
+	$(PYTHON) -m venv $(CLIENTS_VENV)
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=24'
+	$(CLIENTS_VENV)/bin/python -m pip install --quiet --constraint constraints-clients.txt $(CLIENTS)
+	@touch $@
+
+test-clients: $(STAMP) $(CLIENTS_STAMP) ## Call the gateway with the real client libraries, in .venv-clients
+	LEYDEN_CLIENTS_PYTHON=$(abspath $(CLIENTS_VENV)/bin/python) $(BIN)/python -m pytest tests/clients $(ARGS)
+
 check: $(STAMP) ## Lint, check formatting, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,4 +55,4 @@ dashboards: $(STAMP) ## Regenerate the Grafana dashboard
 	$(BIN)/python deploy/grafana/build.py
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
