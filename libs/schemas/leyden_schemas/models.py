@@ -54,6 +54,12 @@ class AliasMoved(_ModelEvent):
     alias: Name
     previous: int | None = None
     reason: str = ""
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the bare policy's traffic that this alias takes from serving, as a canary.",
+    )
 
     def key(self) -> str:
         """``policy#alias``."""

@@ -18,9 +18,14 @@ class ApiError(Exception):
     retry: ClassVar[bool | None] = None
     """Whether OpenAI's clients should try again; None leaves it to them."""
 
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        """``param`` is the place in the request that is wrong, where there is one."""
+        super().__init__(message)
+        self.param = param
+
     def body(self) -> JsonObject:
         """The OpenAI error object."""
-        return {"error": {"message": str(self), "type": self.type, "param": None, "code": self.reason}}
+        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.reason}}
 
     def headers(self) -> dict[str, str]:
         """What OpenAI's clients look at before they retry."""
@@ -183,3 +188,15 @@ class RateLimited(ApiError):
             **self._headers,
             **super().headers(),
         }
+
+
+class ReplicasBusy(ApiError):
+    """Every server that could take the call held all the calls it may, for the whole parking time."""
+
+    status, reason = 503, "replicas_busy"
+
+
+class ReplicasFailing(ApiError):
+    """Every server that could take the call is left alone, because it kept failing or is being drained."""
+
+    status, reason = 503, "replicas_failing"

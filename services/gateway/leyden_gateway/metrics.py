@@ -1,5 +1,8 @@
 """Every number the gateway decides on or drops by."""
 
+from functools import lru_cache
+from typing import Any
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -13,12 +16,17 @@ REFUSED = Counter(
     "leyden_gateway_refused_total", "Calls refused before anything was recorded, by reason.", ["reason"]
 )
 RECORDED = Counter(
-    "leyden_gateway_recorded_total", "Completions acknowledged by Kafka.", ["policy", "status", "untrainable"]
+    "leyden_gateway_recorded_total",
+    "Completions acknowledged by Kafka; spooled ones count when they are.",
+    ["policy", "version", "replica", "status", "untrainable"],
 )
 RECORD_FAILED = Counter(
     "leyden_gateway_record_failed_total", "Completions that Kafka did not acknowledge.", ["reason"]
 )
-TOKENS = Counter("leyden_gateway_tokens_total", "Tokens of recorded completions.", ["policy", "kind"])
+TOKENS = Counter(
+    "leyden_gateway_tokens_total", "Tokens of recorded completions.", ["policy", "version", "kind"]
+)
+BYTES = Counter("leyden_gateway_bytes_total", "Bytes taken in, given out and recorded.", ["direction"])
 REQUEST_SECONDS = Histogram(
     "leyden_gateway_request_seconds", "Arrival to last byte.", ["streamed"], buckets=_SECONDS
 )
@@ -26,7 +34,10 @@ FIRST_TOKEN_SECONDS = Histogram(
     "leyden_gateway_first_token_seconds", "Arrival to the first sampled token of a stream.", buckets=_SECONDS
 )
 UPSTREAM_SECONDS = Histogram(
-    "leyden_gateway_upstream_seconds", "Sending to a replica until its last byte.", buckets=_SECONDS
+    "leyden_gateway_upstream_seconds",
+    "Sending to a replica until its last byte.",
+    ["replica"],
+    buckets=_SECONDS,
 )
 RECORD_SECONDS = Histogram(
     "leyden_gateway_record_seconds", "Publishing a record until its acknowledgement.", buckets=_SECONDS
@@ -58,3 +69,92 @@ REDACTED = Counter(
 RETRIES_LINKED = Counter(
     "leyden_gateway_retries_linked_total", "Calls recorded as a client's retry of an earlier completion."
 )
+DELTA_SAVED = Counter(
+    "leyden_gateway_delta_saved_bytes_total", "Bytes of prompts not recorded again, because the log has them."
+)
+DELTA_FORGOTTEN = Counter(
+    "leyden_gateway_delta_forgotten_total",
+    "Prompts and attempts forgotten, so that the next prompt may be recorded whole.",
+    ["reason"],
+)
+DELTA_MEMORY = Gauge("leyden_gateway_delta_memory_bytes", "Prompts kept to record later ones as a rest.")
+REPLICA_IN_FLIGHT = Gauge("leyden_gateway_replica_in_flight", "Calls a server holds.", ["replica"])
+REPLICA_DRAINING = Gauge(
+    "leyden_gateway_replica_draining", "1 while an operator keeps new calls from it.", ["replica"]
+)
+REPLICA_RESTS = Counter(
+    "leyden_gateway_replica_rests_total", "Times a server's Retry-After kept new calls from it.", ["replica"]
+)
+BREAKER_STATE = Gauge(
+    "leyden_gateway_breaker_state",
+    "0 calls pass, 1 one call probes, 2 the server is left alone.",
+    ["replica"],
+)
+BREAKER_OPENED = Counter(
+    "leyden_gateway_breaker_opened_total", "Times a server failed too often and was left alone.", ["replica"]
+)
+OVERFLOWED = Counter(
+    "leyden_gateway_overflowed_total", "Calls that found their own server without room.", ["replica"]
+)
+QUEUE_SECONDS = Histogram(
+    "leyden_gateway_queue_seconds", "Waits of the calls that had to wait for a server.", buckets=_SECONDS
+)
+HEDGES = Counter(
+    "leyden_gateway_hedges_total", "Calls that were late and sent a second time, by outcome.", ["outcome"]
+)
+ALIAS_WEIGHT = Gauge(
+    "leyden_gateway_alias_weight", "Share of the bare policy's traffic an alias takes.", ["policy", "alias"]
+)
+
+
+@lru_cache(maxsize=1024)
+def _requests(protocol: str, streamed: bool, status: int) -> Counter:
+    return REQUESTS.labels(protocol, str(streamed).lower(), status)
+
+
+def answered(protocol: str, *, streamed: bool, status: int) -> None:
+    """Count a call by what its caller saw."""
+    _requests(protocol, streamed, status).inc()
+
+
+@lru_cache(maxsize=2)
+def request_seconds(streamed: bool) -> Histogram:
+    """The histogram of whole calls."""
+    return REQUEST_SECONDS.labels(str(streamed).lower())
+
+
+@lru_cache(maxsize=1024)
+def upstream_seconds(replica: str) -> Histogram:
+    """The histogram of a replica's answers."""
+    return UPSTREAM_SECONDS.labels(replica)
+
+
+@lru_cache(maxsize=1024)
+def _recorded(*labels: str) -> Counter:
+    return RECORDED.labels(*labels)
+
+
+@lru_cache(maxsize=1024)
+def _tokens(policy: str, version: str, kind: str) -> Counter:
+    return TOKENS.labels(policy, version, kind)
+
+
+@lru_cache(maxsize=8)
+def _bytes(direction: str) -> Counter:
+    return BYTES.labels(direction)
+
+
+def count_bytes(direction: str, count: int) -> None:
+    """Count bytes of requests, answers or records."""
+    _bytes(direction).inc(count)
+
+
+def count_recorded(record: dict[str, Any], size: int, *, prompt: bool) -> None:
+    """Count an acknowledged record of ``size`` bytes; ``prompt`` for the first of several alternatives."""
+    policy, version = record["policy"], "" if record["version"] is None else str(record["version"])
+    reason = record["untrainable"] or ""
+    _recorded(policy, version, record["replica"], record["status"].value, reason).inc()
+    _tokens(policy, version, "sampled").inc(record["usage"]["completion_tokens"])
+    if prompt:
+        _tokens(policy, version, "prompt").inc(record["usage"]["prompt_tokens"])
+    _bytes("record").inc(size)

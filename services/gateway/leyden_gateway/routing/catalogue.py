@@ -1,23 +1,30 @@
 """The models a caller may name, as OpenAI's ``/v1/models`` lists them."""
 
 from leyden_gateway.attribution.scope import Attribution
-from leyden_gateway.routing.choice import SERVING, PolicyTable, ReplicaState, policy_name
+from leyden_gateway.routing.choice import PolicyTable, ReplicaState, policy_name
+from leyden_gateway.routing.externals import Externals
 from leyden_gateway.routing.models_table import ModelsTable
 from leyden_gateway.routing.replicas import Replicas
+from leyden_gateway.routing.split import SERVING
 from leyden_schemas import JsonObject, policy_at, policy_ref
 
 
 class Catalogue:
     """Lists from the tables as they are now."""
 
-    def __init__(self, models: ModelsTable, replicas: Replicas) -> None:
-        self._models, self._replicas = models, replicas
+    def __init__(self, models: ModelsTable, replicas: Replicas, externals: Externals) -> None:
+        self._models, self._replicas, self._externals = models, replicas, externals
 
     def models(self, whose: Attribution) -> list[JsonObject]:
-        """What ``whose`` may call: everything served, or its token's policy only."""
+        """What ``whose`` may call: everything served, or its token's policy only, and external models."""
         only = policy_name(whose.claims.policy) if whose.claims else None
         names = served_names(self._models.table, self._replicas.states(), only)
-        return [{"id": name, "object": "model", "created": 0, "owned_by": "leyden"} for name in names]
+        others = [external.name for external in self._externals.open_to(whose.tenant)]
+        return [_model(name, "leyden") for name in names] + [_model(name, "external") for name in others]
+
+
+def _model(name: str, owner: str) -> JsonObject:
+    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
 
 
 def served_names(table: PolicyTable, replicas: list[ReplicaState], only: str | None) -> list[str]:

@@ -3,15 +3,15 @@
 The policy table is what the registry announced, the replica states are what is really loaded.
 """
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from uuid import UUID
+from typing import TYPE_CHECKING
 
+from leyden_gateway.routing.split import SERVING, canaries
 from leyden_schemas import AliasMoved, ModelPublished, parse_policy_ref, policy_at
 
-SERVING = "serving"
-"""The alias that a bare policy name means."""
+if TYPE_CHECKING:
+    from leyden_gateway.routing.lane import Slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class PolicyTable:
 
     versions: dict[str, set[int]] = field(default_factory=dict)
     aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Shares of the bare policy's traffic, by alias."""
 
     def apply(self, event: ModelPublished | AliasMoved) -> None:
         """Take in one announcement; a repeat changes nothing."""
@@ -54,6 +56,7 @@ class PolicyTable:
                 self.versions.setdefault(event.policy, set()).add(event.version)
             case AliasMoved():
                 self.aliases.setdefault(event.policy, {})[event.alias] = event.version
+                self._weigh(event.policy, event.alias, event.weight)
 
     def forget(self, key: str) -> None:
         """Take in a tombstone: the key of a version or an alias that is no more."""
@@ -65,6 +68,21 @@ class PolicyTable:
             self.versions.get(policy, set()).discard(which)
         elif which is not None:
             self.aliases.get(policy, {}).pop(which, None)
+            self._weigh(policy, which, None)
+
+    def _weigh(self, policy: str, alias: str, weight: float | None) -> None:
+        weights = self.weights.setdefault(policy, {})
+        weights.pop(alias, None)
+        if weight is not None:
+            weights[alias] = weight
+
+    def canaries(self, ref: str) -> tuple[tuple[float, Exact], ...]:
+        """How the traffic of a bare policy is split (see ``split``); any other reference is not."""
+        weights = self.weights.get(ref)
+        if not weights:
+            return ()
+        parts = canaries(self.aliases.get(ref, {}), weights)
+        return tuple((end, Exact(ref, version)) for end, version in parts)
 
     def target(self, ref: str) -> Target:
         """What ``policy``, ``policy@version`` or ``policy#alias`` means now."""
@@ -118,40 +136,26 @@ class ReplicaState:
                 yield int(version)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Where a call goes."""
-
-    replica: str
-    policy: str
-    version: int
-
-    @property
-    def model(self) -> str:
-        """``policy@version``, the name replicas know."""
-        return policy_at(self.policy, self.version)
-
-
-def choose(
-    target: Exact | UpTo,
-    replicas: Iterable[ReplicaState],
-    rollout_id: UUID,
-    avoid: Set[str] = frozenset(),
-) -> Choice | None:
-    """The replica for a rollout's call; None when no healthy one serves an acceptable version.
-
-    The best version wins; among replicas that serve it, those not in ``avoid``; among these the rendezvous
-    hash of the rollout: its turns meet their prefix cache, and a lost replica moves only its own share.
-    """
+def best(target: Exact | UpTo, replicas: Iterable[ReplicaState]) -> tuple[int, list[str]] | None:
+    """The best version that answers ``target`` and the healthy replicas that serve it; None without any."""
     able = [(v, r.url) for r in replicas if r.healthy and (v := r.version_for(target)) is not None]
     if not able:
         return None
-    best = max(version for version, _ in able)
-    urls = [url for version, url in able if version == best]
-    preferred = [url for url in urls if url not in avoid] or urls
-    return Choice(max(preferred, key=lambda url: rendezvous(rollout_id, url)), target.policy, best)
+    newest = max(version for version, _ in able)
+    return newest, [url for version, url in able if version == newest]
 
 
-def rendezvous(rollout_id: UUID, url: str) -> bytes:
-    """The weight of a replica for a rollout (highest random weight hashing)."""
-    return blake2b(url.encode(), key=rollout_id.bytes, digest_size=8).digest()
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a call goes. An external server has no version, and its policy is ``external:<name>``."""
+
+    replica: str
+    policy: str
+    version: int | None
+    slot: "Slot | None" = field(default=None, compare=False, repr=False)
+    """The call's room on the way there."""
+
+    @property
+    def model(self) -> str:
+        """``policy@version``, the name replicas know; ``external:<name>`` of an external server."""
+        return self.policy if self.version is None else policy_at(self.policy, self.version)

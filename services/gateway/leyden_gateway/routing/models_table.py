@@ -64,6 +64,7 @@ class ModelsTable:
         if record.value is None:
             metrics.MODEL_EVENTS.labels("tombstone").inc()
             self.table.forget((record.key or b"").decode("utf-8", "replace"))
+            self._changes.announce()
             return
         try:
             event = record.message()
@@ -75,5 +76,6 @@ class ModelsTable:
         self.table.apply(event)
         if isinstance(event, AliasMoved):
             metrics.ALIAS_VERSION.labels(event.policy, event.alias).set(event.version)
+            metrics.ALIAS_WEIGHT.labels(event.policy, event.alias).set(event.weight or 0)
         self._on_event()
         self._changes.announce()

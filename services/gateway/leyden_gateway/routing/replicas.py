@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
 from leyden_gateway import metrics
 from leyden_gateway.routing.changes import Changes
 from leyden_gateway.routing.choice import ReplicaState
+from leyden_gateway.routing.lane import Lane
 from leyden_gateway.settings import GatewaySettings
 from leyden_gateway.upstream.client import ReplicaUnavailable, Upstream
 
@@ -19,13 +20,46 @@ EXPECTING_S = 15.0
 """How long after a models event replicas are polled at the urgent pace: loading weights takes a while."""
 
 
+class UnknownReplica(LookupError):
+    """No replica has this base URL; the text names those there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDescription:
+    """One replica, as an operator sees it."""
+
+    url: str
+    healthy: bool
+    models: list[str]
+    in_flight: int
+    limit: int
+    waiting: int
+    """Calls that wait for room here, among other places perhaps."""
+    breaker: str
+    """``closed``, ``half_open`` or ``open``."""
+    draining: bool
+    resting: bool
+    """Whether it asked, with Retry-After, to be left alone for a moment."""
+    last_failure: str
+
+
 class Replicas:
-    """A component that keeps one ``ReplicaState`` per replica."""
+    """A component that keeps one ``ReplicaState`` and one ``Lane`` per replica."""
 
     def __init__(self, settings: GatewaySettings, upstream: Upstream, changes: Changes) -> None:
         self.name = "replicas"
         self._settings, self._upstream, self._changes = settings, upstream, changes
         self._states = {url: ReplicaState(url) for url in settings.replicas}
+        routing = settings.routing
+        self._lanes = {
+            url: Lane(
+                url,
+                limit=routing.replica_concurrency,
+                rules=routing.breaker_rules(),
+                on_change=changes.announce,
+            )
+            for url in settings.replicas
+        }
         self._look_now = asyncio.Event()
         self._looked = False
         self._waiting = 0
@@ -34,6 +68,32 @@ class Replicas:
     def states(self) -> list[ReplicaState]:
         """Every replica as last seen."""
         return list(self._states.values())
+
+    def lane(self, url: str) -> Lane:
+        """The way into a replica. Raises ``UnknownReplica``."""
+        try:
+            return self._lanes[url]
+        except KeyError:
+            raise UnknownReplica(
+                f"no replica has the base URL {url!r}; there are: {', '.join(sorted(self._lanes))}"
+            ) from None
+
+    def drain(self, url: str) -> None:
+        """Send no new calls there, until ``undrain``; calls in hand finish. Raises ``UnknownReplica``."""
+        self._drain(url, draining=True)
+
+    def undrain(self, url: str) -> None:
+        """Send calls there again. Raises ``UnknownReplica``."""
+        self._drain(url, draining=False)
+
+    def _drain(self, url: str, *, draining: bool) -> None:
+        self.lane(url).drain(draining)
+        metrics.REPLICA_DRAINING.labels(url).set(draining)
+        log.info("replica_draining" if draining else "replica_undrained", replica=url)
+
+    def describe(self) -> list[ReplicaDescription]:
+        """Every replica, for the operator's listing."""
+        return [_described(self._states[url], lane) for url, lane in self._lanes.items()]
 
     def not_ready(self) -> str | None:
         """Ready after the first look; replicas that are down then are waited for by parking, not here."""
@@ -102,3 +162,18 @@ class Replicas:
         if self._states[state.url] != state:
             self._states[state.url] = state
             self._changes.announce()
+
+
+def _described(state: ReplicaState, lane: Lane) -> ReplicaDescription:
+    return ReplicaDescription(
+        url=state.url,
+        healthy=state.healthy,
+        models=sorted(state.models),
+        in_flight=lane.in_flight,
+        limit=lane.limit,
+        waiting=lane.waiting,
+        breaker=lane.breaker.state.name.lower(),
+        draining=lane.draining,
+        resting=lane.resting,
+        last_failure=lane.last_failure,
+    )
