@@ -5,7 +5,7 @@ is stored between calls: each request brings its whole conversation. Source: the
 """
 
 from leyden_platform.dialects.errors import UnsupportedRequest
-from leyden_platform.dialects.responses_request import to_chat
+from leyden_platform.dialects.responses_request import to_chat, wants_logprobs
 from leyden_platform.dialects.responses_stream import ResponsesStream
 from leyden_schemas import JsonObject
 
@@ -18,22 +18,19 @@ def from_chat(answer: JsonObject, request: JsonObject, *, response_id: str, crea
     The same as a stream of one chunk, so that streamed or not a caller is told the same.
     """
     stream = ResponsesStream(request, response_id=response_id, created_at=created_at)
-    stream.chunk(_as_chunk(answer))
+    narrow = wants_logprobs(request)
+    choices = answer.get("choices")
+    items = choices if isinstance(choices, list) else []
+    deltas = [_as_delta(choice, narrow) for choice in items if isinstance(choice, dict)]
+    stream.chunk({**answer, "choices": deltas})
     stream.end()
     return stream.response()
 
 
-def _as_chunk(answer: JsonObject) -> JsonObject:
-    choices = answer.get("choices")
-    if not isinstance(choices, list):
-        return answer
-    return {**answer, "choices": [_as_delta(choice) for choice in choices if isinstance(choice, dict)]}
-
-
-def _as_delta(choice: JsonObject) -> JsonObject:
+def _as_delta(choice: JsonObject, with_logprobs: bool) -> JsonObject:
     """A whole choice as a partial one, its log-probabilities narrowed from all tokens to the text's."""
     message, logprobs = choice.get("message"), choice.get("logprobs")
-    if not isinstance(message, dict) or not isinstance(logprobs, dict):
+    if not with_logprobs or not isinstance(message, dict) or not isinstance(logprobs, dict):
         return {**choice, "delta": message}
     content = _spelling(logprobs.get("content"), message.get("content"))
     return {**choice, "delta": message, "logprobs": {"content": content}}
