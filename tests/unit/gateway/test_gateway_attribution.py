@@ -8,7 +8,7 @@ import pytest
 
 from leyden_gateway.attribution.keys import ApiKeys, KeyGrant
 from leyden_gateway.attribution.model_names import ModelNames
-from leyden_gateway.attribution.named import Named, Source
+from leyden_gateway.attribution.named import NOTHING, Named, Source
 from leyden_gateway.attribution.paths import PathScope
 from leyden_gateway.attribution.scope import Attribution, Rules, attribute, refine
 from leyden_gateway.errors import InvalidRequest, InvalidRolloutToken, MissingToken, WrongRollout
@@ -56,7 +56,7 @@ def verify(token: bytes) -> RolloutClaims:
 
 
 def whose(
-    path: PathScope = Named(), headers: dict[str, str] = TOKEN, *, allow_anonymous: bool = False
+    path: PathScope = NOTHING, headers: dict[str, str] = TOKEN, *, allow_anonymous: bool = False
 ) -> Attribution:
     raw = {name.encode(): value.encode() for name, value in headers.items()}
     return attribute(path, raw, Rules(verify, KEYS, allow_anonymous))
@@ -99,11 +99,11 @@ def test_the_token_is_found_where_client_libraries_put_it(headers: dict[str, str
 OTHERS: list[tuple[PathScope, dict[str, str]]] = [
     (Named(OTHER, 2), {}),
     (Named(ROLLOUT, 1), {}),
-    (Named(), {"x-leyden-rollout-id": str(OTHER)}),
-    (Named(), {"x-leyden-attempt": "1"}),
+    (NOTHING, {"x-leyden-rollout-id": str(OTHER)}),
+    (NOTHING, {"x-leyden-attempt": "1"}),
     (Named(ROLLOUT, 2), {"x-leyden-rollout-id": str(OTHER)}),
-    (Named(), {"baggage": f"leyden.rollout_id={OTHER}"}),
-    (Named(), {"baggage": "leyden.attempt=3"}),
+    (NOTHING, {"baggage": f"leyden.rollout_id={OTHER}"}),
+    (NOTHING, {"baggage": "leyden.attempt=3"}),
 ]
 
 
@@ -128,12 +128,12 @@ def test_a_forged_token_is_refused(allow_anonymous: bool) -> None:
     ("path", "headers", "model", "agent", "source"),
     [
         (Named(agent="a"), {"x-leyden-agent": "b", "baggage": "leyden.agent=c"}, "gpt-4o-mini", "a", "path"),
-        (Named(), {"x-leyden-agent": "b", "baggage": "leyden.agent=c"}, "gpt-4o-mini", "b", "header"),
-        (Named(), {"baggage": "leyden.agent=c"}, "gpt-4o-mini", "c", "baggage"),
-        (Named(), {}, "gpt-4o-mini", "critic", "body"),
-        (Named(), {}, "calculator/planner", "planner", "body"),
-        (Named(), {}, "openai/gpt-4o", "main", "default"),
-        (Named(), {}, None, "main", "default"),
+        (NOTHING, {"x-leyden-agent": "b", "baggage": "leyden.agent=c"}, "gpt-4o-mini", "b", "header"),
+        (NOTHING, {"baggage": "leyden.agent=c"}, "gpt-4o-mini", "c", "baggage"),
+        (NOTHING, {}, "gpt-4o-mini", "critic", "body"),
+        (NOTHING, {}, "calculator/planner", "planner", "body"),
+        (NOTHING, {}, "openai/gpt-4o", "main", "default"),
+        (NOTHING, {}, None, "main", "default"),
     ],
 )
 def test_the_agent_role_in_order_of_authority(
@@ -162,11 +162,11 @@ def test_a_key_names_tenant_and_run() -> None:
     ("path", "headers", "user", "session"),
     [
         (Named(session="p"), {"x_leyden_session": "h"}, "u", "p"),
-        (Named(), {"x_leyden_session": "h", "baggage": "leyden.session=b"}, "u", "h"),
-        (Named(), {"baggage": "leyden.session=b%20c"}, "u", "b c"),
-        (Named(), {"traceparent": TRACEPARENT}, "u", "u"),
-        (Named(), {"traceparent": TRACEPARENT}, None, "4bf92f3577b34da6a3ce929d0e0e4736"),
-        (Named(), {"baggage": f"leyden.rollout_id={OTHER}"}, "u", str(OTHER)),
+        (NOTHING, {"x_leyden_session": "h", "baggage": "leyden.session=b"}, "u", "h"),
+        (NOTHING, {"baggage": "leyden.session=b%20c"}, "u", "b c"),
+        (NOTHING, {"traceparent": TRACEPARENT}, "u", "u"),
+        (NOTHING, {"traceparent": TRACEPARENT}, None, "4bf92f3577b34da6a3ce929d0e0e4736"),
+        (NOTHING, {"baggage": f"leyden.rollout_id={OTHER}"}, "u", str(OTHER)),
     ],
 )
 def test_the_session_in_order_of_authority(
@@ -207,7 +207,7 @@ def test_what_a_model_name_resolves_to(name: str, model: str, policy: str, agent
 
 
 @pytest.mark.parametrize(
-    ("path", "headers"), [(Named(OTHER, 1), {}), (Named(), {"x_leyden_rollout_id": str(OTHER)})]
+    ("path", "headers"), [(Named(OTHER, 1), {}), (NOTHING, {"x_leyden_rollout_id": str(OTHER)})]
 )
 def test_a_key_names_rollouts_only_with_the_right_to(path: PathScope, headers: dict[str, str]) -> None:
     with pytest.raises(WrongRollout, match='"rollouts": true'):
@@ -242,7 +242,7 @@ def test_a_placeholder_key_is_not_a_token() -> None:
     ("path", "headers"),
     [
         (Named(ROLLOUT, 1), {}),
-        (Named(), {"x-leyden-rollout-id": str(ROLLOUT)}),
+        (NOTHING, {"x-leyden-rollout-id": str(ROLLOUT)}),
         (Named(ROLLOUT, 1), {"authorization": "Bearer EMPTY"}),
     ],
 )

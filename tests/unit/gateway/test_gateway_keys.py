@@ -58,7 +58,7 @@ def test_bad_grants_are_explained(monkeypatch: pytest.MonkeyPatch, grant: str, h
 @pytest.mark.parametrize("target", ["", "calculator@x", "calculator/", "calculator/the critic", "a/b/c"])
 def test_bad_aliases_are_explained(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.setenv("LEYDEN_GATEWAY_MODEL_ALIASES", '{"gpt": "' + target + '"}')
-    with pytest.raises(ValidationError, match="for example|write policy"):
+    with pytest.raises(ValidationError, match=r"for example|write policy"):
         AttributionSettings()
 
 

@@ -23,6 +23,8 @@ Headers = Mapping[bytes, bytes]
 """Names in lower case, as ASGI has them."""
 
 T = TypeVar("T")
+_ROLLOUT, _ATTEMPT = b"x-leyden-rollout-id", b"x-leyden-attempt"
+_AGENT, _SESSION = b"x-leyden-agent", b"x-leyden-session"
 _TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
@@ -30,12 +32,13 @@ _TRACEPARENT = re.compile(
 
 def named_by_headers(headers: Headers) -> Named:
     """What the headers ``x-leyden-…`` name. Raises ``InvalidRequest``."""
-    rollout_id = _header(headers, b"x-leyden-rollout-id", uuid_or_none, "a UUID")
-    attempt = _header(headers, b"x-leyden-attempt", attempt_or_none, "a number from 1")
-    agent = _header(headers, b"x-leyden-agent", agent_or_none, "a name of letters, digits and '._:-'")
-    session = _header(headers, b"x-leyden-session", session_or_none, "at most 512 printable characters")
-    if not (rollout_id or attempt or agent or session):
+    get = headers.get
+    if not (get(_ROLLOUT) or get(_ATTEMPT) or get(_AGENT) or get(_SESSION)):
         return NOTHING
+    rollout_id = _header(headers, _ROLLOUT, uuid_or_none, "a UUID")
+    attempt = _header(headers, _ATTEMPT, attempt_or_none, "a number from 1")
+    agent = _header(headers, _AGENT, agent_or_none, "a name of letters, digits and '._:-'")
+    session = _header(headers, _SESSION, session_or_none, "at most 512 printable characters")
     return Named(rollout_id, attempt, agent, session)
 
 

@@ -1,7 +1,6 @@
 """What path, headers and baggage each say about whose call it is, and which texts pass as names."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
@@ -37,18 +36,14 @@ class Source(StrEnum):
     DEFAULT = "default"
 
 
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """All that is named before the body is read; iterates in the order of authority."""
+Sources = list[tuple[Source, Named]]
+"""What is named before the body is read, in the order of authority, without the sources that are silent."""
 
-    path: Named = NOTHING
-    header: Named = NOTHING
-    baggage: Named = NOTHING
 
-    def __iter__(self) -> Iterator[tuple[Source, Named]]:
-        yield Source.PATH, self.path
-        yield Source.HEADER, self.header
-        yield Source.BAGGAGE, self.baggage
+def named_by(path: Named, header: Named, baggage: Named) -> Sources:
+    """The sources that name something."""
+    every = ((Source.PATH, path), (Source.HEADER, header), (Source.BAGGAGE, baggage))
+    return [source for source in every if source[1] is not NOTHING]
 
 
 def uuid_or_none(text: str) -> UUID | None:

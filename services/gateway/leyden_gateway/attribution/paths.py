@@ -1,5 +1,6 @@
 """What a base URL says: ``/rollouts/{id}/attempts/{n}`` or ``/sessions/{id}``, then ``/agents/{name}``."""
 
+from functools import lru_cache
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -16,6 +17,9 @@ from leyden_gateway.errors import NoSuchRoute
 PathScope = Named
 """What the path names; ``/v1/…`` names nothing."""
 
+MAX_REMEMBERED = 256
+"""Longer paths are read anew each time, so that nobody fills the memory with them."""
+
 T = TypeVar("T")
 
 
@@ -26,6 +30,10 @@ def parse_path(path: str) -> tuple[PathScope, str]:
     """
     if path.startswith("/v1/"):
         return NOTHING, path
+    return _remembered(path) if len(path) <= MAX_REMEMBERED else _parse(path)
+
+
+def _parse(path: str) -> tuple[PathScope, str]:
     match [part for part in path.split("/") if part]:
         case ["rollouts", rollout, "attempts", attempt, *rest]:
             rollout_id = _known(uuid_or_none(rollout), rollout, "a rollout id: it is a UUID")
@@ -44,6 +52,10 @@ def parse_path(path: str) -> tuple[PathScope, str]:
             raise NoSuchRoute(f"{path[:200]}: a session's path is /sessions/{{id}}/v1/…")
         case _:
             return NOTHING, path
+
+
+_remembered = lru_cache(4096)(_parse)
+"""An attempt's calls all have the same few paths."""
 
 
 def _agent(rest: list[str]) -> tuple[str | None, list[str]]:

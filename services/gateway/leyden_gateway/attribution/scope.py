@@ -12,7 +12,7 @@ from leyden_gateway.attribution.context import Headers, named_by_baggage, named_
 from leyden_gateway.attribution.credentials import looks_signed, presented
 from leyden_gateway.attribution.keys import NO_KEYS, ApiKey, ApiKeys, KeyGrant
 from leyden_gateway.attribution.model_names import ModelNames
-from leyden_gateway.attribution.named import Source, Sources, session_or_none
+from leyden_gateway.attribution.named import Source, Sources, named_by, session_or_none
 from leyden_gateway.attribution.paths import PathScope
 from leyden_gateway.attribution.sessions import place, session_rollout
 from leyden_gateway.errors import InvalidRolloutToken, MissingToken, WrongRollout
@@ -67,14 +67,15 @@ def attribute(path: PathScope, headers: Headers, rules: Rules) -> Attribution:
     every other call is a rollout of its own. Raises ``MissingToken``, ``InvalidRolloutToken``,
     ``WrongRollout`` or ``InvalidRequest``.
     """
-    sources = Sources(path, named_by_headers(headers), named_by_baggage(headers))
+    header = named_by_headers(headers)
+    sources = named_by(path, header, named_by_baggage(headers))
     credentials = presented(headers)
     for credential in credentials:
         if key := rules.keys.find(credential):
             return _production(sources, headers, key)
         if looks_signed(credential):
             return _scoped(sources, _verified(credential, rules.verify))
-    if rules.allow_anonymous and not (path.rollout_id or sources.header.rollout_id):
+    if rules.allow_anonymous and not (path.rollout_id or header.rollout_id):
         return _production(sources, headers, None)
     if credentials and not rules.allow_anonymous:
         raise InvalidRolloutToken("the key sent is neither a rollout token nor an API key of this gateway")

@@ -57,8 +57,8 @@ def _unnamed(headers: Headers, key: ApiKey | None) -> Place:
 
 
 def _refuse_rollout(sources: Sources) -> None:
-    for source, named in ((Source.PATH, sources.path), (Source.HEADER, sources.header)):
-        if named.rollout_id:
+    for source, named in sources:
+        if named.rollout_id and source is not Source.BAGGAGE:
             raise WrongRollout(
                 f"the {source} names a rollout: send that rollout's token as the API key; an API key "
                 'of production traffic needs "rollouts": true in the setting api_keys'
