@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -28,6 +28,7 @@ from leyden_platform.messaging import KafkaPublisher, LogReader, ensure_topics
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.tokens import RolloutClaims, mint
 from leyden_schemas import AliasMoved, CompletionRecorded, ModelPublished, Sampling, Split, Topics
+from leyden_schemas.deltas import expand
 
 PROGRAMS = Path(__file__).parents[1] / "programs"
 POLICY = "clients"
@@ -83,7 +84,7 @@ class ClientProgram:
         return outcome["value"]
 
     def _tail(self) -> str:
-        return self._log.read_text()[-3000:]
+        return self._log.read_text()[-1500:]
 
     def close(self) -> None:
         """End the program."""
@@ -178,8 +179,8 @@ class Stack:
         return Caller(self.url, mint(claims, SecretStr(SECRET), ttl_s=300), claims, agent)
 
     def records(self, caller: Caller) -> list[CompletionRecorded]:
-        """The rollout's completions that are on the log at this moment; nothing is waited for."""
-        return asyncio.run(self._read(str(caller.claims.rollout_id).encode()))
+        """The rollout's completions that are on the log at this moment, made whole; nothing is waited for."""
+        return expanded(asyncio.run(self._read(str(caller.claims.rollout_id).encode())))
 
     def record(self, caller: Caller) -> CompletionRecorded:
         """The rollout's only completion."""
@@ -208,6 +209,14 @@ class Stack:
 
 def _reached(positions: dict[int, int], ends: dict[int, int]) -> bool:
     return all(positions[number] >= end for number, end in ends.items())
+
+
+def expanded(records: list[CompletionRecorded]) -> list[CompletionRecorded]:
+    """Records of one rollout, in the order of the log, each with its whole prompt and request."""
+    whole: dict[UUID, CompletionRecorded] = {}
+    for record in records:
+        whole[record.completion_id] = expand(record, whole.get)
+    return list(whole.values())
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -272,7 +281,7 @@ def running_stack(kafka: KafkaSettings, log: Path) -> Iterator[Stack]:
         stack = Stack(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ops_port}", kafka, replica)
         try:
             eventually(lambda: process.poll() is not None or _serves(stack), "the gateway to serve")
-            assert process.poll() is None, f"the gateway ended: {log.read_text()[-3000:]}"
+            assert process.poll() is None, f"the gateway ended: {log.read_text()[-1500:]}"
             yield stack
         finally:
             process.terminate()
