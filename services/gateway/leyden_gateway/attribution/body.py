@@ -8,8 +8,8 @@ from leyden_gateway.attribution.named import session_or_none
 def session_of(request: Mapping[str, object]) -> str | None:
     """``conversation`` (Responses), ``metadata.session_id``, ``user``, or ``metadata.user_id`` (Messages)."""
     conversation, metadata = request.get("conversation"), request.get("metadata")
-    if isinstance(conversation, Mapping):
+    if isinstance(conversation, dict):
         conversation = conversation.get("id")
-    named = metadata if isinstance(metadata, Mapping) else {}
+    named = metadata if isinstance(metadata, dict) else {}
     candidates = (conversation, named.get("session_id"), request.get("user"), named.get("user_id"))
-    return next((name for text in candidates if (name := session_or_none(text))), None)
+    return next((name for text in candidates if text and (name := session_or_none(text))), None)

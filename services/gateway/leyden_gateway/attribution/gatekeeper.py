@@ -43,6 +43,5 @@ class Gatekeeper:
     def refine(self, attribution: Attribution, request: Mapping[str, object]) -> Attribution:
         """The same with what the body names: its model's policy and role, its session."""
         model = request.get("model")
-        return refine(
-            attribution, model if isinstance(model, str) else None, session_of(request), self._names
-        )
+        session = session_of(request) if attribution.takes_session else None
+        return refine(attribution, model if isinstance(model, str) else None, session, self._names)

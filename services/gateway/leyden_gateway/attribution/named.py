@@ -42,8 +42,12 @@ Sources = list[tuple[Source, Named]]
 
 def named_by(path: Named, header: Named, baggage: Named) -> Sources:
     """The sources that name something."""
-    every = ((Source.PATH, path), (Source.HEADER, header), (Source.BAGGAGE, baggage))
-    return [source for source in every if source[1] is not NOTHING]
+    found = [(Source.PATH, path)] if path is not NOTHING else []
+    if header is not NOTHING:
+        found.append((Source.HEADER, header))
+    if baggage is not NOTHING:
+        found.append((Source.BAGGAGE, baggage))
+    return found
 
 
 def uuid_or_none(text: str) -> UUID | None:

@@ -5,7 +5,8 @@ comes still belongs to somebody; ``refine`` when the body has been parsed, from 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from leyden_gateway.attribution.context import Headers, named_by_baggage, named_by_headers
@@ -27,13 +28,12 @@ Verify = Callable[[bytes], RolloutClaims]
 """Raises ``InvalidToken``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attribution:
+class Attribution(NamedTuple):
     """The rollout, attempt and agent role a completion is recorded under, and in what capacity.
 
     ``claims`` are what the rollout token allows; production traffic has none, but the name of its ``key``
     and, when it names one, its ``session``. ``policy`` is the reference to serve, empty until the body's
-    model is known.
+    model is known. (A tuple, because every call makes one or two.)
     """
 
     rollout_id: UUID
@@ -48,6 +48,11 @@ class Attribution:
     policy: str = ""
     rollout_from: Source = Source.DEFAULT
     agent_from: Source = Source.DEFAULT
+
+    @property
+    def takes_session(self) -> bool:
+        """Whether nothing with more authority than the body has said where the call belongs."""
+        return self.rollout_from in _BELOW_BODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +96,21 @@ def refine(attribution: Attribution, model: str | None, user: str | None, names:
     """
     known = attribution.policy or None
     meaning = names.meaning(model, known) if model else None
-    changes: dict[str, object] = {}
     if meaning and not known:
-        changes["policy"] = meaning.policy
+        attribution = attribution._replace(policy=meaning.policy)
     if meaning and meaning.agent and attribution.agent_from is Source.DEFAULT:
-        changes |= {"agent": meaning.agent, "agent_from": Source.BODY}
-    session = session_or_none(user) if attribution.rollout_from in _BELOW_BODY else None
-    if session:
+        attribution = attribution._replace(agent=meaning.agent, agent_from=Source.BODY)
+    if attribution.takes_session and (session := session_or_none(user)):
         rollout_id = session_rollout(attribution.tenant, attribution.run, session)
-        changes |= {"session": session, "rollout_id": rollout_id, "rollout_from": Source.BODY}
-    return replace(attribution, **changes) if changes else attribution  # type: ignore[arg-type]
+        attribution = attribution._replace(session=session, rollout_id=rollout_id, rollout_from=Source.BODY)
+    return attribution
 
 
 def _agent(sources: Sources) -> tuple[str, Source]:
-    return next(((named.agent, source) for source, named in sources if named.agent), _NO_AGENT)
+    for source, named in sources:
+        if named.agent:
+            return named.agent, source
+    return _NO_AGENT
 
 
 def _verified(token: bytes, verify: Verify) -> RolloutClaims:
@@ -116,9 +122,9 @@ def _verified(token: bytes, verify: Verify) -> RolloutClaims:
 
 def _scoped(sources: Sources, claims: RolloutClaims) -> Attribution:
     for source, named in sources:
-        if named.rollout_id not in (None, claims.rollout_id):
+        if named.rollout_id is not None and named.rollout_id != claims.rollout_id:
             raise WrongRollout(f"this token belongs to another rollout than the one the {source} names")
-        if named.attempt not in (None, claims.attempt):
+        if named.attempt is not None and named.attempt != claims.attempt:
             raise WrongRollout(
                 f"this token belongs to attempt {claims.attempt}; the {source} names {named.attempt}"
             )

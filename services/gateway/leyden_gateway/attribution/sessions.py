@@ -1,6 +1,6 @@
 """Where production traffic is recorded: the rollout or the session that it names, or one of its own."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from leyden_gateway.attribution.context import Headers, trace_id
@@ -10,8 +10,7 @@ from leyden_gateway.errors import WrongRollout
 from leyden_schemas import cause_id, new_id
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A rollout that was named, or that of a session; ``found`` says by what."""
 
     found: Source
