@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import structlog
 from opentelemetry import context, propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from leyden_platform.settings import LogSettings
@@ -65,8 +65,23 @@ def configure_tracing(service: str) -> None:
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        export_to(provider, BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+
+
+_exporting = False
+
+
+def export_to(provider: TracerProvider, processor: SpanProcessor) -> None:
+    """Hand every span of ``provider`` to ``processor``."""
+    global _exporting
+    provider.add_span_processor(processor)
+    _exporting = True
+
+
+def exporting() -> bool:
+    """Whether anybody looks at spans; where calls cost microseconds, none is made for nobody."""
+    return _exporting
 
 
 def trace_headers() -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from leyden_gateway.api import create_app
+from leyden_gateway.api import Front
 from leyden_gateway.attribution.gatekeeper import Gatekeeper
-from leyden_gateway.attribution.settings import AttributionSettings
 from leyden_gateway.exchange.exchange import Tools
+from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.routing.changes import Changes
 from leyden_gateway.routing.dispatch import Dispatcher
+from leyden_gateway.routing.externals import Externals
 from leyden_gateway.routing.models_table import ModelsTable
 from leyden_gateway.routing.replicas import Replicas
 from leyden_gateway.routing.router import Router
@@ -28,17 +29,26 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     upstream = Upstream(settings)
     replicas = Replicas(settings, upstream, changes)
     models = ModelsTable(settings.kafka, changes, replicas.expect_change)
+    externals = Externals(settings.routing, changes.announce)
     router = Router(models, replicas, changes, park_timeout_s=settings.park_timeout_s)
-    dispatcher = Dispatcher(router, replicas, upstream, attempts=settings.upstream_attempts)
-    recorder = Recorder(publisher, timeout_s=settings.record_timeout_s)
-    app = create_app(
-        Tools(settings, dispatcher, recorder),
-        Gatekeeper(AttributionSettings(), settings.token, allow_anonymous=settings.allow_anonymous),
-        Catalogue(models, replicas),
-        SystemClock(),
+    dispatcher = Dispatcher(router, replicas, upstream, settings.routing, attempts=settings.upstream_attempts)
+    conversations = Conversations(memory_bytes=64 * 1024 * 1024, horizon_s=3600)
+    gatekeeper = Gatekeeper(
+        settings.attribution,
+        settings.token,
+        allow_anonymous=settings.allow_anonymous,
+        known_policy=lambda policy: policy in models.table.versions,
     )
+    tools = Tools(
+        settings,
+        gatekeeper,
+        externals,
+        dispatcher,
+        Recorder(publisher, conversations, timeout_s=settings.record_timeout_s),
+    )
+    front = Front(tools, Catalogue(models, replicas, externals), SystemClock())
     server = HttpServer(
-        "gateway", app, settings.host, settings.port, drain_timeout_s=settings.drain_timeout_s / 2
+        "gateway", front, settings.host, settings.port, drain_timeout_s=settings.drain_timeout_s / 2
     )
     server.bind()
     return [publisher, upstream, models, replicas, server]

@@ -6,6 +6,8 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core import from_json
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from leyden_gateway.attribution.settings import AttributionSettings
+from leyden_gateway.routing.settings import RoutingSettings
 from leyden_platform.settings import ServiceSettings
 from leyden_platform.tokens import TokenSettings
 
@@ -16,6 +18,8 @@ class GatewaySettings(ServiceSettings):
     model_config = SettingsConfigDict(env_prefix="LEYDEN_GATEWAY_", frozen=True, extra="ignore")
 
     token: TokenSettings = Field(default_factory=TokenSettings)
+    attribution: AttributionSettings = Field(default_factory=AttributionSettings)
+    routing: RoutingSettings = Field(default_factory=RoutingSettings)
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     replicas: Annotated[tuple[str, ...], NoDecode] = Field(

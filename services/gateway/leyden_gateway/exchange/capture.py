@@ -1,14 +1,29 @@
 """What a replica's answer says: sampled ids, log-probabilities, text, tool calls, why it ended.
 
-One ``Capture`` takes in a whole chat completion, or the chunks of a streamed one. ``strip`` removes from
-an answer what only the gateway had asked for.
+One ``Capture`` takes in a whole answer, or the chunks of a streamed one, and gives back what of it the caller
+may see: the answer without what only the gateway had asked for. Token ids stay the JSON text they came as.
+Chat completions and text completions differ only in where they keep things, so one capture reads both.
 """
 
-from collections.abc import Sequence
+from array import array
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any
 
+import msgspec
+from msgspec import Raw
+
 from leyden_gateway.errors import MalformedAnswer
+from leyden_gateway.exchange.fields import (
+    NULL,
+    Fields,
+    NotJson,
+    encode,
+    fields_of,
+    is_present,
+    objects,
+    value,
+)
 from leyden_gateway.exchange.training_mode import Wants
 from leyden_schemas import JsonObject
 
@@ -16,109 +31,198 @@ _JOINED = ("content", "reasoning_content", "reasoning", "refusal")
 """Fields of a delta whose pieces are concatenated."""
 
 
+class _Token(msgspec.Struct):
+    logprob: float | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    """Chat completions list objects under ``content``, text completions numbers under ``token_logprobs``."""
+
+    content: list[_Token] | None = None
+    token_logprobs: list[float | None] | None = None
+
+
+_logprobs = msgspec.json.Decoder(_Logprobs)
+_index = msgspec.json.Decoder(int)
+_string = msgspec.json.Decoder(str | None)
+_NAN = float("nan")
+
+
 @dataclass(slots=True)
 class ChoiceCapture:
-    """One alternative of a completion."""
+    """One alternative of an answer."""
 
     index: int
-    message: JsonObject = field(default_factory=lambda: {"role": "assistant", "content": None})
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)
-    """One per sampled token if the replica kept the protocol; whatever it sent in their place otherwise."""
+    fields: Fields | None = None
+    """The alternative as the caller saw it; None while it is put together from chunks."""
+    message: JsonObject = field(default_factory=dict)
+    text: list[str] = field(default_factory=list)
+    prompt_ids: bytes = b""
+    ids: list[bytes] = field(default_factory=list)
+    """Pieces of the sampled ids: JSON numbers with commas between them."""
+    logprobs: "array[float]" = field(default_factory=lambda: array("d"))
+    """One per sampled token if the replica kept the protocol; NaN where it sent something else."""
+    readable: bool = True
+    """Whether its logprobs were what the protocol says."""
     finish_reason: str | None = None
 
-    def take_tokens(self, choice: JsonObject) -> None:
-        """Append the ids and log-probabilities that a choice, whole or partial, carries."""
-        self.token_ids += _token_ids(choice.get("token_ids"))
-        logprobs = choice.get("logprobs")
-        content = _objects(logprobs.get("content")) if isinstance(logprobs, dict) else ()
-        self.logprobs += [item.get("logprob") for item in content]
-        if isinstance(reason := choice.get("finish_reason"), str):
-            self.finish_reason = reason
+    def take(self, item: Fields) -> None:
+        """Take in the ids, log-probabilities and finish reason that a choice, whole or partial, carries."""
+        if ids := id_text(item.get("token_ids")):
+            self.ids.append(ids)
+        if prompt := id_text(item.get("prompt_token_ids")):
+            self.prompt_ids = b"[%b]" % prompt
+        if (logprobs := item.get("logprobs")) is not None:
+            self._take_logprobs(logprobs)
+        if (reason := item.get("finish_reason")) is not None:
+            self.finish_reason = _text(reason) or self.finish_reason
+
+    def _take_logprobs(self, raw: Raw) -> None:
+        if bytes(raw) == b"null":
+            return
+        try:
+            logprobs = _logprobs.decode(raw)
+        except msgspec.MsgspecError:
+            self.readable = False
+            return
+        values = [token.logprob for token in logprobs.content or ()] or logprobs.token_logprobs or ()
+        self.logprobs.extend([_NAN if value is None else value for value in values])
+
+    @property
+    def token_ids(self) -> bytes:
+        """The sampled ids as a JSON array."""
+        return b"[%b]" % b",".join(self.ids)
+
+    @property
+    def sampled(self) -> int:
+        """How many ids were sampled."""
+        return sum(piece.count(b",") + 1 for piece in self.ids)
+
+    def finite(self) -> bool:
+        """Whether all log-probabilities are finite numbers: a sum is not if one of its terms is not."""
+        return isfinite(sum(self.logprobs))
 
 
 @dataclass(slots=True)
 class Capture:
     """Everything recorded of one answer."""
 
-    prompt_token_ids: list[int] = field(default_factory=list)
+    prompt_ids: bytes = b""
+    """The prompt's ids as a JSON array, empty while none are known."""
     choices: dict[int, ChoiceCapture] = field(default_factory=dict)
     usage: JsonObject | None = None
     error: str | None = None
-    head: JsonObject = field(default_factory=dict)
-    """The answer's own id, creation time and model."""
-    whole_response: JsonObject | None = None
+    head: Fields = field(default_factory=dict)
+    """The answer's own id, kind, creation time and model."""
+    whole_response: Fields | None = None
 
-    def whole(self, answer: Any) -> None:
-        """Take in a complete, not streamed, answer. Raises ``MalformedAnswer``."""
-        payload = self._common(answer)
-        for item in _objects(payload.get("choices")):
-            choice = self._choice(item)
-            choice.take_tokens(item)
-            if isinstance(item.get("message"), dict):
-                choice.message = item["message"]
-        if not self.choices and self.error is None:
+    def whole(self, answer: Fields, wants: Wants) -> Fields:
+        """Take in a complete answer; what the caller may see of it. Raises ``MalformedAnswer``."""
+        items = self._common(answer)
+        if not items and self.error is None:
             raise MalformedAnswer("the replica's answer has no choices")
-        self.whole_response = payload
-
-    def chunk(self, answer: Any) -> None:
-        """Take in one chunk of a streamed answer. Raises ``MalformedAnswer``."""
-        payload = self._common(answer)
-        for item in _objects(payload.get("choices")):
+        visible = []
+        for item in items:
             choice = self._choice(item)
-            choice.take_tokens(item)
-            if isinstance(delta := item.get("delta"), dict):
+            choice.take(item)
+            choice.fields = strip_choice(item, wants)
+            visible.append(choice.fields)
+        self.whole_response = strip_answer(answer, items, visible, wants)
+        return self.whole_response
+
+    def chunk(self, answer: Fields, wants: Wants) -> Fields | None:
+        """Take in one chunk; what the caller may see of it, the same object if that is all of it.
+
+        None when nothing is left, because it only carried usage. Raises ``MalformedAnswer``.
+        """
+        items = self._common(answer)
+        visible = []
+        for item in items:
+            choice = self._choice(item)
+            choice.take(item)
+            if delta := fields_of(item.get("delta")):
                 merge_delta(choice.message, delta)
+            if piece := item.get("text"):
+                choice.text.append(_text(piece) or "")
+            visible.append(strip_choice(item, wants))
+        if not items and not wants.usage and "usage" in answer and "error" not in answer:
+            return None
+        seen = strip_answer(answer, items, visible, wants)
+        if not wants.usage and "usage" in seen:
+            seen = {name: raw for name, raw in seen.items() if name != "usage"}
+        return seen
 
-    def _common(self, answer: Any) -> JsonObject:
-        if not isinstance(answer, dict):
-            raise MalformedAnswer("the replica's answer is not a JSON object")
-        if not self.prompt_token_ids:
-            self.prompt_token_ids = _token_ids(answer.get("prompt_token_ids"))
-        if isinstance(usage := answer.get("usage"), dict):
+    def _common(self, answer: Fields) -> list[Fields]:
+        if not self.prompt_ids and (ids := id_text(answer.get("prompt_token_ids"))):
+            self.prompt_ids = b"[%b]" % ids
+        if is_present(answer, "usage") and isinstance(usage := value(answer, "usage"), dict):
             self.usage = usage
-        if (error := answer.get("error")) is not None:
-            self.error = error_text(error)
+        if is_present(answer, "error"):
+            self.error = error_text(value(answer, "error"))
         if not self.head:
-            self.head = {name: answer[name] for name in ("id", "created", "model") if name in answer}
-        return answer
+            names = ("id", "object", "created", "model")
+            self.head = {name: answer[name] for name in names if name in answer}
+        try:
+            return objects(answer.get("choices"))
+        except NotJson as error:
+            raise MalformedAnswer(f"the replica's choices: {error}") from None
 
-    def _choice(self, item: JsonObject) -> ChoiceCapture:
-        index = item.get("index", 0)
-        if type(index) is not int or index < 0:
+    def _choice(self, item: Fields) -> ChoiceCapture:
+        try:
+            index = _index.decode(item["index"]) if "index" in item else 0
+        except msgspec.MsgspecError:
+            index = -1
+        if index < 0:
             raise MalformedAnswer("a choice of the replica's answer has no valid index")
-        return self.choices.setdefault(index, ChoiceCapture(index))
+        choice = self.choices.get(index)
+        if choice is None:
+            choice = self.choices[index] = ChoiceCapture(index)
+        return choice
 
     @property
     def sampled(self) -> bool:
         """Whether any token has arrived."""
-        return any(choice.token_ids or choice.logprobs for choice in self.choices.values())
+        return any(choice.ids or choice.logprobs for choice in self.choices.values())
 
     def finished(self, expected: int) -> bool:
         """Whether all ``expected`` alternatives have ended."""
         return sum(choice.finish_reason is not None for choice in self.choices.values()) >= expected
 
-    def response(self, choice: ChoiceCapture) -> JsonObject | None:
+    def prompt_of(self, choice: ChoiceCapture) -> bytes:
+        """The ids an alternative was sampled after: text completions may have several prompts."""
+        return choice.prompt_ids or self.prompt_ids
+
+    def response(self, choice: ChoiceCapture) -> dict[str, Any] | None:
         """The answer as the caller saw it, narrowed to one alternative; a stream is put together again."""
         if self.whole_response is not None:
-            items = _objects(self.whole_response.get("choices"))
-            return {**self.whole_response, "choices": [i for i in items if i.get("index", 0) == choice.index]}
+            if len(self.choices) <= 1 or choice.fields is None:
+                return dict(self.whole_response)
+            return {**self.whole_response, "choices": [choice.fields]}
         if not self.head and not self.choices:
             return None
-        item = {"index": choice.index, "message": choice.message, "finish_reason": choice.finish_reason}
+        kind = self.head.get("object")
+        whole = {"object": (_text(kind) or "").removesuffix(".chunk")} if kind else {}
         usage = {"usage": self.usage} if self.usage else {}
-        return {**self.head, "object": "chat.completion", "choices": [item], **usage}
+        return {**self.head, **whole, "choices": [_assembled(choice)], **usage}
 
 
-def merge_delta(message: JsonObject, delta: JsonObject) -> None:
+def _assembled(choice: ChoiceCapture) -> JsonObject:
+    end = {"finish_reason": choice.finish_reason}
+    if choice.text:
+        return {"index": choice.index, "text": "".join(choice.text), **end}
+    return {"index": choice.index, "message": {"role": "assistant", "content": None, **choice.message}, **end}
+
+
+def merge_delta(message: JsonObject, delta: Fields) -> None:
     """Add one streamed piece to the message it is a piece of."""
     for name in _JOINED:
-        if isinstance(piece := delta.get(name), str):
+        if name in delta and (piece := _text(delta[name])) is not None:
             message[name] = (message.get(name) or "") + piece
-    if isinstance(role := delta.get("role"), str):
+    if "role" in delta and (role := _text(delta["role"])):
         message["role"] = role
-    for piece in _objects(delta.get("tool_calls")):
-        _merge_tool_call(message.setdefault("tool_calls", []), piece)
+    for piece in value(delta, "tool_calls") or ():
+        if isinstance(piece, dict):
+            _merge_tool_call(message.setdefault("tool_calls", []), piece)
 
 
 def _merge_tool_call(calls: list[JsonObject], piece: JsonObject) -> None:
@@ -135,31 +239,34 @@ def _merge_tool_call(calls: list[JsonObject], piece: JsonObject) -> None:
             call["function"][name] += text
 
 
-def strip(answer: JsonObject, wants: Wants) -> bool:
-    """Remove what the caller did not ask for, in place. Whether anything was removed."""
-    changed = False
-    if not wants.token_ids and "prompt_token_ids" in answer:
-        del answer["prompt_token_ids"]
-        changed = True
-    for choice in answer.get("choices") or ():
-        if not wants.token_ids and "token_ids" in choice:
-            del choice["token_ids"]
-            changed = True
-        if not wants.logprobs and choice.get("logprobs") is not None:
-            choice["logprobs"] = None
-            changed = True
-    return changed
+def strip_choice(item: Fields, wants: Wants) -> Fields:
+    """A choice without what the caller did not ask for; the same object when nothing has to go."""
+    hide_ids = not wants.token_ids and ("token_ids" in item or "prompt_token_ids" in item)
+    hide_logprobs = not wants.logprobs and is_present(item, "logprobs")
+    if not hide_ids and not hide_logprobs:
+        return item
+    kept = {name: raw for name, raw in item.items() if not hide_ids or name not in _IDS}
+    if hide_logprobs:
+        kept["logprobs"] = NULL
+    return kept
 
 
-def strip_chunk(chunk: JsonObject, wants: Wants) -> bool | None:
-    """``strip`` for a chunk; None when nothing is left of it, because it only carried usage."""
-    changed = strip(chunk, wants)
-    if wants.usage or "usage" not in chunk:
-        return changed
-    if not chunk.get("choices") and "error" not in chunk:
-        return None
-    del chunk["usage"]
-    return True
+_IDS = ("token_ids", "prompt_token_ids")
+
+
+def strip_answer(answer: Fields, items: list[Fields], visible: list[Fields], wants: Wants) -> Fields:
+    """An answer with its choices stripped; the same object when nothing has to go."""
+    same = all(map(_is, items, visible))
+    if same and (wants.token_ids or "prompt_token_ids" not in answer):
+        return answer
+    kept = {name: raw for name, raw in answer.items() if wants.token_ids or name != "prompt_token_ids"}
+    if not same:
+        kept["choices"] = Raw(encode(visible))
+    return kept
+
+
+def _is(one: Fields, other: Fields) -> bool:
+    return one is other
 
 
 def error_text(error: Any) -> str:
@@ -168,22 +275,24 @@ def error_text(error: Any) -> str:
     return str(message if message is not None else error)[:2000]
 
 
-def _token_ids(ids: Any) -> list[int]:
-    if not isinstance(ids, list):
-        return []
-    if not _all_of(ids, int):
+def id_text(raw: Raw | None) -> bytes:
+    """The inside of a JSON array of token ids, empty when there is none. Raises ``MalformedAnswer``.
+
+    The text is known to be JSON, so digits, commas and one pair of brackets can only be a flat list.
+    """
+    if raw is None:
+        return b""
+    text = bytes(raw)
+    if text == b"null":
+        return b""
+    if text[:1] != b"[" or text.count(b"[") != 1 or text.translate(None, b"0123456789, \n\r\t[]"):
         raise MalformedAnswer("the replica's token ids are not all integers")
-    return ids
+    return text[1:-1].strip()
 
 
-def _objects(items: Any) -> Sequence[JsonObject]:
-    if items is None:
-        return ()
-    if not isinstance(items, list) or not _all_of(items, dict):
-        raise MalformedAnswer("the replica's answer has something other than objects in a list of objects")
-    return items
-
-
-def _all_of(items: list[Any], kind: type) -> bool:
-    """Whether every item is a ``kind``; a loop in C, because answers hold hundreds of tokens."""
-    return set(map(type, items)) <= {kind}
+def _text(raw: Raw) -> str | None:
+    try:
+        text: str | None = _string.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+    return text

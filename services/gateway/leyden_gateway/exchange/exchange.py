@@ -8,27 +8,30 @@ import asyncio
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from pydantic_core import from_json, to_json
+import msgspec
 
 from leyden_gateway import metrics
-from leyden_gateway.errors import (
-    ApiError,
-    GatewayStopping,
-    InvalidRequest,
-    MalformedAnswer,
-    UpstreamFailed,
-)
+from leyden_gateway.attribution.gatekeeper import Gatekeeper
+from leyden_gateway.errors import ApiError, GatewayStopping, InvalidRequest, MalformedAnswer, UpstreamFailed
 from leyden_gateway.exchange.caller import Caller, CallerGone
-from leyden_gateway.exchange.capture import Capture, error_text, strip
+from leyden_gateway.exchange.capture import Capture, error_text
+from leyden_gateway.exchange.dialects import Dialect, Translator, plain
+from leyden_gateway.exchange.fields import NotJson, encode, parse, parse_lenient, value
 from leyden_gateway.exchange.relay import StreamRelay
 from leyden_gateway.exchange.sse import encode_event
-from leyden_gateway.exchange.training_mode import Prepared, prepare
+from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
 from leyden_gateway.recording.record import Call, Ending, records
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.routing.dispatch import Dispatcher
+from leyden_gateway.routing.externals import External, Externals
 from leyden_gateway.settings import GatewaySettings
 from leyden_gateway.upstream.client import Answer, UpstreamRefused
-from leyden_schemas import JsonObject
+from leyden_schemas import Protocol
+
+_JSON = {"content-type": "application/json"}
+_SERVERS_FAULT = {"truncated_stream", "malformed_answer", "upstream_timeout", "upstream_error"}
+_NAMING = ("model", "user", "conversation", "metadata")
+"""Fields of a request that say whose it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +43,14 @@ class Outcome:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
 
-    @classmethod
-    def failed(cls, error: ApiError) -> "Outcome":
-        """The caller gets this error."""
-        headers = {"content-type": "application/json", **error.headers()}
-        return cls(Ending.failed(error), error.status, headers, to_json(error.body()))
-
 
 @dataclass(frozen=True, slots=True)
 class Tools:
     """What every exchange works with."""
 
     settings: GatewaySettings
+    gatekeeper: Gatekeeper
+    externals: Externals
     dispatcher: Dispatcher
     recorder: Recorder
 
@@ -59,9 +58,11 @@ class Tools:
 class Exchange:
     """One call. ``run`` returns how it ended, after the caller and the log have been told."""
 
-    def __init__(self, tools: Tools, caller: Caller, call: Call) -> None:
-        self._tools, self._caller, self.call = tools, caller, call
+    def __init__(self, tools: Tools, dialect: Dialect, caller: Caller, call: Call) -> None:
+        self._tools, self._dialect, self._caller, self.call = tools, dialect, caller, call
         self.capture = Capture()
+        self._translator: Translator | None = None
+        self._external: External | None = None
         self._forced = False
 
     async def run(self, body: bytes | ApiError) -> Ending:
@@ -70,7 +71,7 @@ class Exchange:
         try:
             await self._record(outcome.ending)
         except ApiError as error:
-            outcome = Outcome.failed(error)
+            outcome = self._failed(error)
         if outcome.ending.reason != "cancelled":
             await self._release(outcome)
         return outcome.ending
@@ -78,45 +79,91 @@ class Exchange:
     async def _relay(self, body: bytes | ApiError) -> Outcome:
         try:
             if isinstance(body, ApiError):
-                return Outcome.failed(body)
+                return self._failed(body)
+            prepared = self._understand(body)
+            self.call.sampling = prepared.sampling
             async with self._caller.present(self._tools.settings.request_timeout_s):
-                return await self._converse(body)
+                return await self._converse(prepared)
         except ApiError as error:
-            return Outcome.failed(error)
+            return self._failed(error)
         except UpstreamRefused as refusal:
             ending = Ending.refused(refusal.status, refusal_text(refusal))
-            return Outcome(ending, refusal.status, refusal.headers, refusal.body)
+            content = self._dialect.refusal(refusal.status, refusal.body)
+            headers = refusal.headers if content is refusal.body else {**refusal.headers, **_JSON}
+            return Outcome(ending, refusal.status, headers, content)
         except CallerGone as gone:
             return Outcome(Ending.cancelled(str(gone)))
         except asyncio.CancelledError:
             await self._record(Ending.failed(GatewayStopping("the gateway was stopped")))
             raise
 
-    async def _converse(self, body: bytes) -> Outcome:
-        self.call.request = request = parse_request(body)
-        prepared = prepare(request, self.call.attribution.claims)
-        self.call.sampling, self._forced = prepared.sampling, prepared.forced
-        answer = await self._tools.dispatcher.open(self.call, prepared)
+    def _failed(self, error: ApiError) -> Outcome:
+        """The caller gets this error, in the protocol it speaks."""
+        headers = {**_JSON, **error.headers()}
+        return Outcome(Ending.failed(error), error.status, headers, self._dialect.error(error))
+
+    def _understand(self, body: bytes) -> Prepared:
+        """What the replica will be asked; fills in what the request says about the call."""
+        call, dialect = self.call, self._dialect
+        try:
+            call.request = parse(body)
+        except NotJson as error:
+            raise InvalidRequest(f"the request: {error}") from None
+        named = {name: value(call.request, name) for name in _NAMING if name in call.request}
+        call.user = _text(named.get("user"))
+        call.attribution = self._tools.gatekeeper.refine(call.attribution, named)
+        self._external = self._tools.externals.find(named.get("model"), call.attribution.tenant)
+        asked = dialect.to_upstream(call.request)
+        if dialect.translator:
+            self._translator = dialect.translator(plain(call.request), call.completion_id)
+        if dialect.operation or self._external is not None:
+            call.untrainable = dialect.operation or "external"
+            return untouched(asked, dialect.upstream_path)
+        protocol = Protocol.COMPLETIONS if dialect.protocol is Protocol.COMPLETIONS else Protocol.CHAT
+        prepared = prepare(asked, call.attribution.claims, protocol)
+        self._forced = prepared.forced
+        return prepared
+
+    async def _converse(self, prepared: Prepared) -> Outcome:
+        answer = await self._tools.dispatcher.open(self.call, prepared, self._external)
         try:
             outcome = await (self._stream if answer.streamed else self._whole)(answer, prepared)
-            metrics.UPSTREAM_SECONDS.observe(perf_counter() - (self.call.sent or self.call.started))
+            self._observe()
+            self._report(ok=outcome.ending.reason not in _SERVERS_FAULT)
             answer.close(finished=True)
             return outcome
+        except ApiError:
+            self._report(ok=False)
+            raise
         finally:
             answer.close()
 
+    def _report(self, *, ok: bool) -> None:
+        if self.call.choice is not None:
+            self._tools.dispatcher.report(self.call.choice, ok)
+
+    def _observe(self) -> None:
+        call = self.call
+        if call.sent is not None and call.choice is not None:
+            metrics.upstream_seconds(call.choice.replica).observe(perf_counter() - call.sent)
+
     async def _whole(self, answer: Answer, prepared: Prepared) -> Outcome:
         raw = await answer.body()
+        headers = {"content-type": answer.content_type}
         try:
-            payload = from_json(raw)
-        except ValueError as error:
-            raise MalformedAnswer(f"the replica's answer is not JSON: {error}") from None
-        self.capture.whole(payload)
+            payload = parse_lenient(raw)
+        except NotJson as error:
+            raise MalformedAnswer(f"the replica's answer: {error}") from None
+        if self._dialect.operation:
+            self.capture.whole_response = {name: part for name, part in payload.items() if name != "data"}
+            return Outcome(Ending.completed(), 200, headers, raw)
+        seen = self.capture.whole(payload, prepared.wants)
         if self.capture.error is not None:
             raise UpstreamFailed(self.capture.error)
-        changed = strip(payload, prepared.wants)
-        headers = {"content-type": answer.content_type}
-        return Outcome(Ending.completed(), 200, headers, to_json(payload) if changed else raw)
+        if self._translator is not None:
+            self.call.response = self._translator.whole(payload)
+            return Outcome(Ending.completed(), 200, _JSON, encode(self.call.response))
+        return Outcome(Ending.completed(), 200, headers, raw if seen is payload else encode(seen))
 
     async def _stream(self, answer: Answer, prepared: Prepared) -> Outcome:
         self.call.streamed = True
@@ -125,6 +172,7 @@ class Exchange:
             prepared.wants,
             choices=prepared.choices,
             max_event_bytes=self._tools.settings.max_answer_bytes,
+            translator=self._translator,
         )
         headers = {"content-type": answer.content_type, "cache-control": "no-cache"}
         try:
@@ -148,13 +196,16 @@ class Exchange:
         """A stream that broke after all its choices had ended is complete; a replica's error is passed on."""
         if relay.problem() is None:
             return Outcome(Ending.completed(), 200, headers, relay.held())
-        if isinstance(error, UpstreamFailed):
+        if isinstance(error, UpstreamFailed) and self._translator is None:
             return Outcome(Ending.failed(error), 200, headers, relay.held())
-        return Outcome.failed(error)
+        return self._failed(error)
 
     async def _record(self, ending: Ending) -> None:
-        total_s = perf_counter() - self.call.started
-        await self._tools.recorder.record(records(self.call, ending, self.capture, total_s=total_s))
+        call = self.call
+        if self._translator is not None and call.streamed and ending.status == "ok":
+            call.response = self._translator.response()
+        total_s = perf_counter() - call.started
+        await self._tools.recorder.record(call, records(call, ending, self.capture, total_s=total_s))
 
     async def _release(self, outcome: Outcome) -> None:
         try:
@@ -165,9 +216,16 @@ class Exchange:
             elif outcome.status == 200:
                 await self._caller.write(outcome.body, last=True)
             else:
-                await self._caller.write(encode_event(outcome.body), last=True)
+                await self._caller.write(self._broken_event(outcome), last=True)
         except CallerGone:
             metrics.REFUSED.labels("caller_stalled_at_end").inc()
+
+    def _broken_event(self, outcome: Outcome) -> bytes:
+        """The error as the last event of a stream that had begun."""
+        if self._translator is None:
+            return encode_event(outcome.body)
+        error = msgspec.json.decode(outcome.body).get("error", {})
+        return self._translator.failed({"code": outcome.ending.reason, **error})
 
     def _own_headers(self) -> dict[str, str]:
         headers = {"x-leyden-completion-id": str(self.call.completion_id)}
@@ -178,21 +236,14 @@ class Exchange:
         return headers
 
 
-def parse_request(body: bytes) -> JsonObject:
-    """The request as the caller sent it. Raises ``InvalidRequest``."""
-    try:
-        request = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        raise InvalidRequest(f"the request is not valid JSON: {error}") from None
-    if not isinstance(request, dict):
-        raise InvalidRequest("the request must be a JSON object")
-    return request
+def _text(asked: object) -> str | None:
+    return asked[:512] if isinstance(asked, str) else None
 
 
 def refusal_text(refusal: UpstreamRefused) -> str:
     """What a replica's error body says, for the record."""
     try:
-        payload = from_json(refusal.body)
-    except ValueError:
+        payload = msgspec.json.decode(refusal.body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return refusal.body[:2000].decode("utf-8", "replace")
     return error_text(payload.get("error", payload) if isinstance(payload, dict) else payload)

@@ -4,10 +4,10 @@ The end of the answer (the chunk that finishes its last alternative, usage, ``[D
 until Kafka has acknowledged the record, because agents act on any of these.
 """
 
-from pydantic_core import from_json, to_json
-
 from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, UpstreamFailed
-from leyden_gateway.exchange.capture import Capture, strip_chunk
+from leyden_gateway.exchange.capture import Capture
+from leyden_gateway.exchange.dialects import Translator
+from leyden_gateway.exchange.fields import Fields, NotJson, encode, parse_lenient
 from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event
 from leyden_gateway.exchange.training_mode import Wants
 
@@ -15,8 +15,17 @@ from leyden_gateway.exchange.training_mode import Wants
 class StreamRelay:
     """One stream on its way through. Chunks that need no change keep their bytes."""
 
-    def __init__(self, capture: Capture, wants: Wants, *, choices: int, max_event_bytes: int) -> None:
+    def __init__(
+        self,
+        capture: Capture,
+        wants: Wants,
+        *,
+        choices: int,
+        max_event_bytes: int,
+        translator: Translator | None = None,
+    ) -> None:
         self._capture, self._wants, self._choices = capture, wants, choices
+        self._translator = translator
         self._parser = SseParser(max_event_bytes)
         self._held: list[bytes] = []
         self._holding = False
@@ -28,18 +37,20 @@ class StreamRelay:
         """What the caller may have of this chunk."""
         visible: list[bytes] = []
         try:
-            visible.extend(map(self._take, self._parser.feed(chunk)))
+            for event in self._parser.feed(chunk):
+                piece = self._visible(event)
+                (self._held if self._holding else visible).append(piece)
         except EventTooLarge as error:
             self._break(MalformedAnswer(str(error)))
         except MalformedAnswer as error:
             self._break(error)
-        return b"".join(visible)
+        return visible[0] if len(visible) == 1 else b"".join(visible)
 
     def finish(self) -> None:
         """The stream has ended. Raises ``TruncatedStream``, ``UpstreamFailed`` or ``MalformedAnswer``."""
         rest = None if self._malformed else self._parser.finish()
         if rest:
-            self._held.append(self._take(rest))
+            self._held.append(self._visible(rest))
         if problem := self.problem():
             raise problem
 
@@ -58,28 +69,27 @@ class StreamRelay:
 
     def held(self) -> bytes:
         """What the caller gets after the record is acknowledged."""
-        return b"".join(self._held)
-
-    def _take(self, event: SseEvent) -> bytes:
-        visible = self._visible(event)
-        if not self._holding:
-            return visible
-        self._held.append(visible)
-        return b""
+        end = b"" if self._translator is None else self._translator.end()
+        return b"".join(self._held) + end
 
     def _visible(self, event: SseEvent) -> bytes:
         if event.data is None:
             return event.raw
         if event.data == DONE:
             self.done = self._holding = True
-            return event.raw
+            return event.raw if self._translator is None else b""
         try:
-            payload = from_json(event.data)
-        except ValueError as error:
+            payload = parse_lenient(event.data)
+        except NotJson as error:
             raise MalformedAnswer(f"the replica sent an event that is not JSON: {error}") from None
-        self._capture.chunk(payload)
-        self._holding = self._capture.error is not None or self._capture.finished(self._choices)
-        changed = strip_chunk(payload, self._wants)
-        if changed is None:
+        seen = self._capture.chunk(payload, self._wants)
+        if not self._holding:
+            self._holding = self._capture.error is not None or self._capture.finished(self._choices)
+        return self._told(event, payload, seen)
+
+    def _told(self, event: SseEvent, payload: Fields, seen: Fields | None) -> bytes:
+        if self._translator is not None:
+            return b"" if self._capture.error is not None else self._translator.chunk(payload)
+        if seen is None:
             return b""
-        return encode_event(to_json(payload)) if changed else event.raw
+        return event.raw if seen is payload else encode_event(encode(seen))

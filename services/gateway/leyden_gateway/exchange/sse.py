@@ -75,6 +75,6 @@ def _data(line: bytes) -> bytes | None:
     return line[5:].removeprefix(b" ") if line.startswith(b"data:") else None
 
 
-def encode_event(data: bytes) -> bytes:
+def encode_event(data: bytes, *, name: str | None = None) -> bytes:
     """One event that carries ``data``, which has no line breaks."""
-    return b"data: " + data + b"\n\n"
+    return b"data: %b\n\n" % data if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), data)

@@ -1,16 +1,16 @@
 """What the replica is asked for: the caller's request with sampling and capture parameters settled.
 
 Training forces what makes log-probabilities usable (they must be those of the distribution that was
-sampled from); evaluation fills in what the caller left out; a session without a token is left alone.
+sampled from); evaluation fills in what the caller left out; production traffic is left alone.
 Token ids, log-probabilities and usage are always asked for, and later removed again if the caller did not.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
-from pydantic_core import to_json
-
+from leyden_gateway.exchange.fields import Fields, encode, value
 from leyden_platform.tokens import RolloutClaims
-from leyden_schemas import JsonObject, Sampling, SamplingUsed, Split
+from leyden_schemas import JsonObject, Protocol, Sampling, Split
 
 FORCED: JsonObject = {
     "top_p": 1.0,
@@ -23,8 +23,10 @@ FORCED: JsonObject = {
 """Values that leave the distribution as the model made it. Sent explicitly, because servers default
 some of them from the model's generation config."""
 
-REMOVED = ("logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "use_beam_search")
-"""Parameters that bend the distribution and have no neutral value."""
+REMOVED = (
+    "logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "use_beam_search", "best_of", "echo",
+)  # fmt: skip
+"""Parameters that bend the distribution, or what log-probabilities belong to, without a neutral value."""
 
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
@@ -42,96 +44,121 @@ class Wants:
 class Prepared:
     """A request ready for a replica, but for its model's name."""
 
-    body: JsonObject
-    sampling: SamplingUsed
+    body: dict[str, Any]
+    sampling: JsonObject
+    """The fields of ``SamplingUsed``."""
     wants: Wants
     forced: bool
     choices: int
-    """How many alternatives (``n``) were asked for."""
+    """How many alternatives will come."""
     path: str = "/v1/chat/completions"
 
     def encode(self, model: str) -> bytes:
         """The request's bytes, addressed to ``model``."""
-        return to_json({**self.body, "model": model})
+        return encode({**self.body, "model": model})
 
 
-def prepare(request: JsonObject, claims: RolloutClaims | None) -> Prepared:
+def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = Protocol.CHAT) -> Prepared:
     """Settle the parameters of ``request``, which stays as it was."""
-    body = dict(request)
-    overridden: JsonObject = {}
     forced = claims is not None and claims.split is Split.TRAIN
+    overridden: JsonObject = {}
+    body: dict[str, Any] = dict(request)
     if claims is not None and forced:
-        overridden = _force(body, claims.sampling)
+        overridden = _force(request, body, claims.sampling)
     elif claims is not None:
-        _fill(body, claims.sampling)
+        _fill(request, body, claims.sampling)
+    text = protocol is Protocol.COMPLETIONS
     return Prepared(
-        body=body | _capture(body),
-        sampling=_used(body, overridden),
+        body=body | _capture(request, text=text),
+        sampling=_used(request, body, overridden),
         wants=_wants(request),
         forced=forced,
-        choices=max(1, _whole(request.get("n")) or 1),
+        choices=max(1, _whole(value(request, "n")) or 1) * (_prompts(request) if text else 1),
+        path="/v1/completions" if text else "/v1/chat/completions",
     )
 
 
-def _force(body: JsonObject, sampling: Sampling) -> JsonObject:
+def untouched(request: Fields, path: str) -> Prepared:
+    """The request as it is, for servers and operations from which no tokens are captured."""
+    wants = Wants(token_ids=True, logprobs=True, usage=True)
+    choices = max(1, _whole(value(request, "n")) or 1)
+    return Prepared(dict(request), _used(request, {}, {}), wants, forced=False, choices=choices, path=path)
+
+
+def _force(request: Fields, body: dict[str, Any], sampling: Sampling) -> JsonObject:
     overridden: JsonObject = {}
-    for name, value in {"temperature": sampling.temperature, **FORCED}.items():
-        asked = body.get(name)
-        if asked is not None and asked != value:
+    for name, forced in {"temperature": sampling.temperature, **FORCED}.items():
+        asked = value(request, name)
+        if asked is not None and asked != forced:
             overridden[name] = asked
-        body[name] = value
+        body[name] = forced
     for name in REMOVED:
-        if (asked := body.pop(name, None)) is not None:
+        if body.pop(name, None) is not None and (asked := value(request, name)) is not None:
             overridden[name] = asked
-    return overridden | _bound_tokens(body, sampling.max_tokens)
+    return overridden | _bound_tokens(request, body, sampling.max_tokens)
 
 
-def _bound_tokens(body: JsonObject, limit: int | None) -> JsonObject:
+def _bound_tokens(request: Fields, body: dict[str, Any], limit: int | None) -> JsonObject:
     """The task's limit is an upper bound: a caller may ask for less, not for more."""
     if limit is None:
         return {}
-    name = next((name for name in MAX_TOKENS if body.get(name) is not None), "max_tokens")
-    asked = body.get(name)
+    name = next((name for name in MAX_TOKENS if value(request, name) is not None), "max_tokens")
+    asked = value(request, name)
     if (number := _whole(asked)) is not None and number <= limit:
         return {}
     body[name] = limit
     return {} if asked is None else {name: asked}
 
 
-def _fill(body: JsonObject, sampling: Sampling) -> None:
-    if body.get("temperature") is None:
+def _fill(request: Fields, body: dict[str, Any], sampling: Sampling) -> None:
+    if value(request, "temperature") is None:
         body["temperature"] = sampling.temperature
-    if sampling.max_tokens is not None and all(body.get(name) is None for name in MAX_TOKENS):
+    if sampling.max_tokens is not None and all(value(request, name) is None for name in MAX_TOKENS):
         body["max_tokens"] = sampling.max_tokens
 
 
-def _capture(body: JsonObject) -> JsonObject:
+def _capture(request: Fields, *, text: bool) -> JsonObject:
+    """Text completions ask for logprobs by a number, and for the sampled token's even with 1."""
     asked: JsonObject = {"return_token_ids": True, "logprobs": True}
-    options = body.get("stream_options")
-    if body.get("stream") is True and (options is None or isinstance(options, dict)):
+    if text:
+        asked["logprobs"] = max(1, _whole(value(request, "logprobs")) or 1)
+    options = value(request, "stream_options")
+    if value(request, "stream") is True and (options is None or isinstance(options, dict)):
         asked["stream_options"] = {**(options or {}), "include_usage": True}
     return asked
 
 
-def _wants(request: JsonObject) -> Wants:
-    options = request.get("stream_options")
+def _wants(request: Fields) -> Wants:
+    options = value(request, "stream_options")
+    logprobs = value(request, "logprobs")
     return Wants(
-        token_ids=request.get("return_token_ids") is True,
-        logprobs=request.get("logprobs") is True,
+        token_ids=value(request, "return_token_ids") is True,
+        logprobs=logprobs is True or _whole(logprobs) is not None,
         usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
 
 
-def _used(body: JsonObject, overridden: JsonObject) -> SamplingUsed:
-    limits = (_whole(body.get(name)) for name in MAX_TOKENS)
-    return SamplingUsed(
-        temperature=_number(body.get("temperature")),
-        top_p=_number(body.get("top_p")),
-        top_k=_whole(body.get("top_k")),
-        max_tokens=next((limit for limit in limits if limit is not None), None),
-        seed=_whole(body.get("seed")),
-        overridden=overridden,
-    )
+def _prompts(request: Fields) -> int:
+    """How many prompts a text completion has: a list of texts or of lists of ids is several."""
+    prompt = value(request, "prompt")
+    several = isinstance(prompt, list) and prompt and not isinstance(prompt[0], int)
+    return len(prompt) if several else 1
+
+
+def _used(request: Fields, body: dict[str, Any], overridden: JsonObject) -> JsonObject:
+    def settled(name: str) -> Any:
+        now = body.get(name)
+        return now if isinstance(now, int | float) else value(request, name)
+
+    limits = (_whole(settled(name)) for name in MAX_TOKENS)
+    return {
+        "temperature": _number(settled("temperature")),
+        "top_p": _number(settled("top_p")),
+        "top_k": _whole(settled("top_k")),
+        "max_tokens": next((limit for limit in limits if limit is not None), None),
+        "seed": _whole(settled("seed")),
+        "overridden": overridden,
+    }
 
 
 def _number(value: object) -> float | None:

@@ -1,26 +1,28 @@
-"""From a captured answer to the facts on the log, and why a completion cannot be trained on."""
+"""From a captured answer to the facts on the log, and why a completion cannot be trained on.
 
-import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+A record is built as its fields, not as a ``CompletionRecorded``: request, answer and token ids are JSON text
+already, and become part of the record's text without being decoded. The schema's reader is the test.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
+from msgspec import Raw
+
 from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.errors import ApiError
 from leyden_gateway.exchange.capture import Capture, ChoiceCapture
+from leyden_gateway.exchange.fields import Fields
 from leyden_gateway.routing.choice import Choice, policy_name
-from leyden_schemas import (
-    CompletionRecorded,
-    CompletionStatus,
-    JsonObject,
-    Protocol,
-    SamplingUsed,
-    Timings,
-    Usage,
-    cause_id,
-)
+from leyden_schemas import CompletionStatus, JsonObject, Protocol, cause_id
+
+Record = dict[str, Any]
+"""The fields of a ``CompletionRecorded``; values are plain, or raw JSON text."""
+
+_EMPTY = Raw(b"[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +64,36 @@ class Call:
     occurred_at: datetime
     started: float
     protocol: Protocol = Protocol.CHAT
-    request: JsonObject | None = None
-    sampling: SamplingUsed | None = None
+    operation: str | None = None
+    conversation: str | None = "messages"
+    """The field of the request that grows from turn to turn."""
+    request: Fields = field(default_factory=dict)
+    response: JsonObject | None = None
+    """The answer as the caller saw it, when it was translated."""
+    sampling: JsonObject = field(default_factory=dict)
     choice: Choice | None = None
+    queued_s: float = 0.0
+    """Seconds that the call waited for a version, or for room on a server."""
     sent: float | None = None
     streamed: bool = False
     first_token_s: float | None = None
+    client: str = ""
+    user: str | None = None
+    retry_of: UUID | None = None
+    untrainable: str | None = None
+    """Why nothing of this call can be trained on, however it ends."""
+    trace: dict[str, str] = field(default_factory=dict)
+    """W3C trace context for the replica and the log."""
 
     @property
     def policy_ref(self) -> str:
-        """What was asked for: the token's policy, or the request's model when there is no token."""
-        if self.attribution.claims:
-            return self.attribution.claims.policy
-        model = (self.request or {}).get("model")
-        return model if isinstance(model, str) else ""
+        """What was asked for: the token's or key's policy, or what the request's model means."""
+        return self.attribution.policy
+
+    @property
+    def queue_s(self) -> float | None:
+        """Seconds from arrival until the call was sent to a replica."""
+        return None if self.sent is None else self.sent - self.started
 
 
 def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version: int | None) -> str | None:
@@ -84,13 +102,13 @@ def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version
         return ending.reason
     if version is None:
         return "unknown_version"
-    if not choice.token_ids or not capture.prompt_token_ids:
+    if not choice.ids or not capture.prompt_of(choice):
         return "no_token_ids"
-    if len(choice.logprobs) != len(choice.token_ids):
+    if not choice.readable or len(choice.logprobs) != choice.sampled:
         return "logprobs_mismatch"
-    if not finite(choice.logprobs):
+    if not choice.finite():
         return "logprobs_not_finite"
-    if _counted(capture) not in (None, sum(len(c.token_ids) for c in capture.choices.values())):
+    if _counted(capture) not in (None, sum(c.sampled for c in capture.choices.values())):
         return "token_count_mismatch"
     return None
 
@@ -100,92 +118,86 @@ def _counted(capture: Capture) -> int | None:
     return count if type(count) is int else None
 
 
-def records(call: Call, ending: Ending, capture: Capture, *, total_s: float) -> list[CompletionRecorded]:
+def records(call: Call, ending: Ending, capture: Capture, *, total_s: float) -> list[Record]:
     """One record for each alternative (``n``) of the call, at least one.
 
     The first has the completion id that the caller was told; the others' ids derive from it.
     """
     choices = [capture.choices[index] for index in sorted(capture.choices)] or [ChoiceCapture(0)]
-    timings = Timings(first_token_s=call.first_token_s, total_s=total_s)
+    timings = {"queue_s": call.queue_s, "first_token_s": call.first_token_s, "total_s": total_s}
     return [_record(call, ending, capture, choice, timings, order) for order, choice in enumerate(choices)]
 
 
 def _record(
-    call: Call, ending: Ending, capture: Capture, choice: ChoiceCapture, timings: Timings, order: int
-) -> CompletionRecorded:
+    call: Call, ending: Ending, capture: Capture, choice: ChoiceCapture, timings: JsonObject, order: int
+) -> Record:
     completion_id = cause_id("choice", call.completion_id, order) if order else call.completion_id
-    version = call.choice.version if call.choice else None
-    return CompletionRecorded.model_construct(
-        tenant=call.attribution.tenant,
-        run=call.attribution.run,
-        event_id=cause_id("completion_recorded", completion_id),
-        rollout_id=call.attribution.rollout_id,
-        attempt=call.attribution.attempt,
-        occurred_at=call.occurred_at,
-        completion_id=completion_id,
-        agent=call.attribution.agent,
-        protocol=call.protocol,
-        streamed=call.streamed,
-        status=ending.status,
-        http_status=ending.http_status,
-        error=ending.error,
-        untrainable=untrainable(ending, capture, choice, version),
-        policy=call.choice.policy if call.choice else policy_name(call.policy_ref),
-        version=version,
-        replica=call.choice.replica if call.choice else "",
-        request=call.request or {},
-        response=capture.response(choice),
-        prompt_token_ids=capture.prompt_token_ids,
-        token_ids=choice.token_ids,
-        logprobs=_aligned(choice),
-        finish_reason=choice.finish_reason,
-        sampling=call.sampling or SamplingUsed(),
-        usage=_usage(capture, choice),
-        timings=timings,
-    )
+    attribution, chosen = call.attribution, call.choice
+    version = chosen.version if chosen else None
+    readable = choice.readable and len(choice.logprobs) == choice.sampled and choice.finite()
+    return {
+        "type": "completion_recorded",
+        "tenant": attribution.tenant,
+        "run": attribution.run,
+        "event_id": cause_id("completion_recorded", completion_id),
+        "rollout_id": attribution.rollout_id,
+        "attempt": attribution.attempt,
+        "occurred_at": call.occurred_at,
+        "completion_id": completion_id,
+        "agent": attribution.agent,
+        "protocol": call.protocol,
+        "operation": call.operation,
+        "mode": attribution.mode,
+        "session": attribution.session,
+        "user": call.user,
+        "client": call.client,
+        "retry_of": call.retry_of,
+        "streamed": call.streamed,
+        "status": ending.status,
+        "http_status": ending.http_status,
+        "error": ending.error,
+        "untrainable": call.untrainable or untrainable(ending, capture, choice, version),
+        "policy": chosen.policy if chosen else policy_name(call.policy_ref),
+        "version": version,
+        "replica": chosen.replica if chosen else "",
+        "request": call.request,
+        "response": capture.response(choice) if call.response is None else call.response,
+        "prompt_token_ids": Raw(capture.prompt_of(choice) or b"[]"),
+        "token_ids": Raw(choice.token_ids),
+        "logprobs": choice.logprobs.tolist() if readable else [],
+        "finish_reason": choice.finish_reason,
+        "sampling": call.sampling,
+        "usage": _usage(capture, choice),
+        "timings": timings,
+    }
 
 
-def _aligned(choice: ChoiceCapture) -> list[float]:
-    """One finite log-probability for each sampled token, or none at all."""
-    fit = len(choice.logprobs) == len(choice.token_ids) and finite(choice.logprobs)
-    return choice.logprobs if fit else []
-
-
-def finite(values: list[Any]) -> bool:
-    """Whether all are finite numbers: a sum is not if one of its terms is not."""
-    try:
-        return set(map(type, values)) <= {float, int} and math.isfinite(sum(values))
-    except OverflowError:
-        return False
-
-
-def _usage(capture: Capture, choice: ChoiceCapture) -> Usage:
+def _usage(capture: Capture, choice: ChoiceCapture) -> dict[str, int]:
     counts = capture.usage or {}
-    sampled = len(choice.token_ids)
+    sampled = choice.sampled
     if not sampled and len(capture.choices) <= 1:
-        sampled = _first_count([counts.get("completion_tokens")])
-    return Usage(
-        prompt_tokens=len(capture.prompt_token_ids) or _first_count([counts.get("prompt_tokens")]),
-        completion_tokens=sampled,
-    )
+        sampled = _count(counts, "completion_tokens")
+    prompt = capture.prompt_of(choice)
+    prompt_tokens = prompt.count(b",") + 1 if prompt else _count(counts, "prompt_tokens")
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": sampled}
 
 
-def _first_count(values: Iterable[object]) -> int:
-    return next((value for value in values if type(value) is int), 0)
+def _count(counts: Mapping[str, Any], name: str) -> int:
+    count = counts.get(name)
+    return count if type(count) is int else 0
 
 
-def without_payload(record: CompletionRecorded, *, error: ApiError) -> CompletionRecorded:
+def without_payload(record: Record, *, error: ApiError) -> Record:
     """The record with everything large left out, for a call whose full record does not fit the log."""
-    return record.model_copy(
-        update={
-            "status": CompletionStatus.ERROR,
-            "http_status": error.status,
-            "error": str(error),
-            "untrainable": error.reason,
-            "request": {},
-            "response": None,
-            "prompt_token_ids": [],
-            "token_ids": [],
-            "logprobs": [],
-        }
-    )
+    return record | {
+        "status": CompletionStatus.ERROR,
+        "http_status": error.status,
+        "error": str(error),
+        "untrainable": error.reason,
+        "base": None,
+        "request": {},
+        "response": None,
+        "prompt_token_ids": _EMPTY,
+        "token_ids": _EMPTY,
+        "logprobs": [],
+    }

@@ -2,67 +2,107 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from time import perf_counter
 
 import structlog
+from msgspec import Raw
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import ApiError, RecordingUnavailable, RecordTooLarge
-from leyden_gateway.recording.record import without_payload
+from leyden_gateway.exchange.fields import encode
+from leyden_gateway.recording.delta import Conversations
+from leyden_gateway.recording.record import Call, Record, without_payload
 from leyden_platform.messaging import Publisher, PublishFailed, Rejected
-from leyden_schemas import CompletionRecorded
+from leyden_schemas import Topics
 
 log = structlog.get_logger(__name__)
+
+_STATIC_HEADERS = [
+    ("ce_specversion", b"1.0"),
+    ("ce_type", b"dev.leyden.completion_recorded"),
+    ("ce_source", b"/leyden/gateway"),
+    ("content-type", b"application/json"),
+]
 
 
 class Recorder:
     """Publishes, and counts what was acknowledged and what was not."""
 
-    def __init__(self, publisher: Publisher, *, timeout_s: float) -> None:
-        self._publisher, self._timeout_s = publisher, timeout_s
+    def __init__(self, publisher: Publisher, conversations: Conversations, *, timeout_s: float) -> None:
+        self._publisher, self._conversations, self._timeout_s = publisher, conversations, timeout_s
 
-    async def record(self, events: Sequence[CompletionRecorded]) -> None:
+    async def record(self, call: Call, records: Sequence[Record]) -> None:
         """Return once Kafka has acknowledged all. Raises ``RecordingUnavailable`` or ``RecordTooLarge``.
 
         A record too large for the log is replaced by one without its payload, so that the call is not
         missing from it.
         """
+        started = perf_counter()
         try:
-            await self._publish(events)
+            await self._publish_all(call, records)
         except Rejected as rejected:
             error = RecordTooLarge(str(rejected))
-            self._count_failure(events, error)
-            await self._publish_or_fail([without_payload(event, error=error) for event in events])
+            self._count_failure(call, len(records), error)
+            await self._publish_or_fail(call, [without_payload(record, error=error) for record in records])
             raise error from None
         except (PublishFailed, TimeoutError) as error:
-            raise self._unavailable(events, error) from None
+            raise self._unavailable(call, len(records), error) from None
+        metrics.RECORD_SECONDS.observe(perf_counter() - started)
 
-    async def _publish_or_fail(self, events: Sequence[CompletionRecorded]) -> None:
+    async def _publish_or_fail(self, call: Call, records: Sequence[Record]) -> None:
         try:
-            await self._publish(events)
+            await self._publish_all(call, records)
         except (PublishFailed, Rejected, TimeoutError) as error:
-            raise self._unavailable(events, error) from None
+            raise self._unavailable(call, len(records), error) from None
 
-    async def _publish(self, events: Sequence[CompletionRecorded]) -> None:
-        with metrics.RECORD_SECONDS.time():
-            async with asyncio.timeout(self._timeout_s):
-                await self._publisher.publish(*events)
-        for event in events:
-            metrics.RECORDED.labels(event.policy, event.status.value, event.untrainable or "").inc()
-            metrics.TOKENS.labels(event.policy, "sampled").inc(event.usage.completion_tokens)
-        metrics.TOKENS.labels(events[0].policy, "prompt").inc(events[0].usage.prompt_tokens)
+    async def _publish_all(self, call: Call, records: Sequence[Record]) -> None:
+        """The first alternative, then the others, which lean on it."""
+        async with asyncio.timeout(self._timeout_s):
+            await self._publish(call, records[0])
+            if len(records) > 1:
+                async with asyncio.TaskGroup() as others:
+                    for record in records[1:]:
+                        others.create_task(self._publish(call, record))
 
-    def _unavailable(self, events: Sequence[CompletionRecorded], error: Exception) -> RecordingUnavailable:
+    async def _publish(self, call: Call, record: Record) -> None:
+        attempt = (record["rollout_id"], record["attempt"])
+        shrunk = self._conversations.shrink(
+            attempt, bytes(record["prompt_token_ids"]), record["request"], call.conversation
+        )
+        prompt_ids = Raw(shrunk.prompt_ids)
+        stored = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
+        value = encode(stored)
+        key = str(record["rollout_id"]).encode()
+        await self._publisher.publish_raw(
+            Topics.EVENTS.name, key, value, {k: v.decode() for k, v in _headers(call, record)}
+        )
+        completion_id = record["completion_id"]
+        self._conversations.remember(shrunk, completion_id, bytes(record["token_ids"]))
+        metrics.count_recorded(record, len(value), prompt=completion_id == call.completion_id)
+
+    def _unavailable(self, call: Call, count: int, error: Exception) -> RecordingUnavailable:
         why = str(error) or f"no acknowledgement within {self._timeout_s:g} s"
         failure = RecordingUnavailable(f"the completion could not be recorded and is withheld: {why}")
-        self._count_failure(events, failure)
+        self._count_failure(call, count, failure)
         return failure
 
-    def _count_failure(self, events: Sequence[CompletionRecorded], error: ApiError) -> None:
-        metrics.RECORD_FAILED.labels(error.reason).inc(len(events))
+    def _count_failure(self, call: Call, count: int, error: ApiError) -> None:
+        metrics.RECORD_FAILED.labels(error.reason).inc(count)
         log.warning(
             "completion_not_recorded",
             reason=error.reason,
             error=str(error),
-            rollout_id=str(events[0].rollout_id),
-            completion_id=str(events[0].completion_id),
+            rollout_id=str(call.attribution.rollout_id),
+            completion_id=str(call.completion_id),
         )
+
+
+def _headers(call: Call, record: Record) -> list[tuple[str, bytes]]:
+    """CloudEvents attributes (binary mode) and the call's trace context."""
+    own = [
+        ("ce_id", str(record["event_id"]).encode()),
+        ("ce_time", datetime.now(UTC).isoformat().encode()),
+        *((name, text.encode()) for name, text in call.trace.items()),
+    ]
+    return _STATIC_HEADERS + own

@@ -1,0 +1,145 @@
+"""JSON objects taken apart one level deep: what is decided on is decoded, the rest keeps its bytes.
+
+A completion's answer is mostly log-probabilities, a request mostly its conversation. Both pass through here
+as raw values, checked to be JSON but never built as Python objects.
+"""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+from pydantic_core import from_json, to_json
+
+Fields = dict[str, Raw]
+"""An object's members in their order; each value as the JSON text it came as."""
+
+MAX_DEPTH = 120
+"""Nesting that every reader of the log can follow (pydantic's parser stops at 200)."""
+
+NULL = Raw(b"null")
+
+_fields = msgspec.json.Decoder(Fields)
+_list = msgspec.json.Decoder(list[Raw])
+_objects = msgspec.json.Decoder(list[Fields])
+encode = msgspec.json.Encoder().encode
+"""Any mixture of raw and Python values as JSON text."""
+
+
+class NotJson(ValueError):
+    """The text is not a JSON object, or not one that can be passed on; the message says what is wrong."""
+
+
+def parse(text: bytes) -> Fields:
+    """The members of a JSON object in UTF-8. Raises ``NotJson``."""
+    try:
+        fields = _fields.decode(text)
+        if not text.isascii():
+            text.decode("utf-8")
+    except msgspec.ValidationError:
+        raise NotJson("a JSON object is expected") from None
+    except UnicodeDecodeError as error:
+        raise NotJson(f"the text is not valid UTF-8: {error}") from None
+    except RecursionError:
+        raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep") from None
+    except msgspec.DecodeError as error:
+        raise NotJson(f"the text is not valid JSON: {error}") from None
+    if deeper_than(text, MAX_DEPTH):
+        raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep")
+    return fields
+
+
+def parse_lenient(text: bytes) -> Fields:
+    """``parse`` for servers that write ``NaN`` or ``Infinity``: these become null. Raises ``NotJson``."""
+    try:
+        return parse(text)
+    except NotJson:
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise
+    try:
+        return parse(to_json(from_json(text), inf_nan_mode="null"))
+    except ValueError as error:
+        raise NotJson(f"the text is not valid JSON: {error}") from None
+
+
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def deeper_than(text: bytes, limit: int) -> bool:
+    """Whether valid JSON is nested more than ``limit`` levels.
+
+    Only brackets are looked at, innermost pairs removed level by level; brackets inside strings may leave
+    a rest that does not pair up, and only then the text is parsed.
+    """
+    if text.count(b"[") + text.count(b"{") <= limit:
+        return False
+    brackets = text.translate(None, _NOT_BRACKETS)
+    for _ in range(limit):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not fewer:
+            return False
+        if len(fewer) == len(brackets):
+            return _parsed_depth(text) > limit
+        brackets = fewer
+    return True
+
+
+def _parsed_depth(text: bytes) -> float:
+    try:
+        level = [from_json(text)]
+    except ValueError:
+        return inf
+    deepest = 0
+    while level:
+        nested = [item for item in level if isinstance(item, dict | list)]
+        deepest += bool(nested)
+        level = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
+    return deepest
+
+
+def value(fields: Mapping[str, Raw], name: str) -> Any:
+    """A member as a Python value; None when it is absent or null."""
+    raw = fields.get(name)
+    return None if raw is None else msgspec.json.decode(raw)
+
+
+def objects(raw: Raw | None) -> list[Fields]:
+    """A list of objects, each taken apart; empty when absent or null. Raises ``NotJson``."""
+    if raw is None or bytes(raw) == b"null":
+        return []
+    try:
+        return _objects.decode(raw)
+    except msgspec.MsgspecError:
+        raise NotJson("something other than a list of objects where one was expected") from None
+
+
+def fields_of(raw: Raw | None) -> Fields | None:
+    """An object taken apart; None when the value is absent, or anything else."""
+    if raw is None:
+        return None
+    try:
+        return _fields.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+
+
+def items(raw: Raw | None) -> list[Raw] | None:
+    """The elements of a list; None when the value is absent, or anything else."""
+    if raw is None:
+        return None
+    try:
+        return _list.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+
+
+def of(payload: Mapping[str, Any]) -> Fields:
+    """The members of a Python object."""
+    return {name: Raw(encode(member)) for name, member in payload.items()}
+
+
+def is_present(fields: Mapping[str, Raw], name: str) -> bool:
+    """Whether a member is there and not null."""
+    raw = fields.get(name)
+    return raw is not None and bytes(raw) != b"null"
