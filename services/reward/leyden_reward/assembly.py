@@ -16,6 +16,7 @@ from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,
     EventMessage,
+    JsonObject,
     Outcome,
     RewardTerm,
     RolloutFinished,
@@ -24,8 +25,13 @@ from leyden_schemas import (
     Step,
     Trajectory,
     TrajectoryStatus,
+    UnknownBase,
     cause_id,
+    expand,
 )
+
+BASE_UNKNOWN = "base_unknown"
+"""Why a step cannot be trained on whose prompt leans on a completion that this attempt does not have."""
 
 
 class Drop(StrEnum):
@@ -53,6 +59,11 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptInPart:
+    """The same, but its prompt cannot be made whole: its step says so and has none."""
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """``count`` events are without effect."""
 
@@ -69,7 +80,7 @@ class Closed:
     signals: tuple[RewardTerm, ...] = ()
 
 
-Decision = Opened | Kept | Dropped | Closed
+Decision = Opened | Kept | KeptInPart | Dropped | Closed
 
 
 @dataclass(slots=True)
@@ -100,6 +111,11 @@ class _OpenRollout:
         new = self.seen.isdisjoint(ids)
         self.seen |= ids
         return new
+
+    def whole(self, completion_id: UUID) -> Step | None:
+        """A step of this attempt, unless its own prompt is not known."""
+        step = self.steps.get(completion_id)
+        return None if step is None or step.untrainable == BASE_UNKNOWN else step
 
 
 class Assembly:
@@ -152,8 +168,7 @@ class Assembly:
             case RolloutStarted():
                 return Kept()
             case CompletionRecorded():
-                rollout.steps[event.completion_id] = _step(event)
-                return Kept()
+                return self._completion(rollout, event)
             case SignalRecorded():
                 return self._signal(rollout, event)
             case RolloutFinished(final=False):
@@ -161,6 +176,14 @@ class Assembly:
                 return Kept()
             case RolloutFinished():
                 return self._close(rollout, _finished(rollout, event))
+
+    def _completion(self, rollout: _OpenRollout, event: CompletionRecorded) -> Decision:
+        try:
+            rollout.steps[event.completion_id] = _step(expand(event, rollout.whole))
+        except UnknownBase:
+            rollout.steps[event.completion_id] = _step(_without_prompt(event))
+            return KeptInPart()
+        return Kept()
 
     def _signal(self, rollout: _OpenRollout, event: SignalRecorded) -> Decision:
         value = 0.0 if event.value is None else event.value
@@ -204,6 +227,12 @@ def _step(event: CompletionRecorded) -> Step:
         request=event.request,
         response=event.response,
     )
+
+
+def _without_prompt(event: CompletionRecorded) -> CompletionRecorded:
+    """Neither request nor response either: rules would blame the agent for what is missing in them."""
+    missing: JsonObject = {"prompt_token_ids": [], "request": {}, "response": None}
+    return event.model_copy(update=missing | {"base": None, "untrainable": BASE_UNKNOWN})
 
 
 def _finished(rollout: _OpenRollout, event: RolloutFinished) -> Trajectory:

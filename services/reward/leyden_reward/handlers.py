@@ -15,7 +15,7 @@ from leyden_platform.messaging.logclock import LogClock
 from leyden_platform.telemetry import span
 from leyden_reward import metrics
 from leyden_reward.air.rules import RULES
-from leyden_reward.assembly import Assembly, Closed, Decision, Dropped, Kept, Opened
+from leyden_reward.assembly import Assembly, Closed, Decision, Dropped, Kept, KeptInPart, Opened
 from leyden_reward.scoring import Scoring, excluded
 from leyden_schemas import Trajectory
 
@@ -87,6 +87,8 @@ class RewardProcessor:
             case Closed():
                 metrics.OPEN.dec()
                 self._begin(decision, headers)
+            case KeptInPart():
+                metrics.BASES_UNKNOWN.inc()
             case Kept():
                 pass
 

@@ -4,6 +4,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 EVENTS = Counter("leyden_reward_events_total", "Events taken in.", ["type"])
 EVENTS_DROPPED = Counter("leyden_reward_events_dropped_total", "Events that changed nothing.", ["reason"])
+BASES_UNKNOWN = Counter(
+    "leyden_reward_bases_unknown_total",
+    "Completions kept without their prompt, because the completion it leans on is not known.",
+)
 TRAJECTORIES = Counter("leyden_reward_trajectories_total", "Trajectories published.", ["split", "status"])
 EXCLUDED = Counter("leyden_reward_excluded_total", "Trajectories published without a score.", ["reason"])
 FINAL = Histogram(
