@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._until_closed = True
+        self._keep_alive = False
         self.status = 0
         self.headers: Headers = []
         self.begun = False
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _finish(self) -> None:
-        keep = not self._closed and self._parser is not None and self._parser.should_keep_alive()
+        keep = self._keep_alive and not self._closed
         self._cancel_timers()
         self._reset()
         if keep:
@@ -248,6 +249,7 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.begun = True
+        self._keep_alive = self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
