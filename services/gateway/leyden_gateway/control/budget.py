@@ -1,11 +1,18 @@
-"""How many completions an attempt has made, counted in bounded memory."""
+"""How many completions an attempt has made and how many tokens they took, counted in bounded memory."""
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from uuid import UUID
 
-from leyden_gateway.errors import BudgetSpent
+from leyden_gateway.errors import BudgetSpent, TokensSpent
 
 Attempt = tuple[UUID, int]
+
+
+@dataclass(slots=True)
+class _Spent:
+    completions: int = 0
+    tokens: int = 0
 
 
 class CompletionBudget:
@@ -17,21 +24,32 @@ class CompletionBudget:
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
-        self._made: OrderedDict[Attempt, int] = OrderedDict()
+        self._spent: OrderedDict[Attempt, _Spent] = OrderedDict()
 
-    def take(self, attempt: Attempt, limit: int) -> None:
-        """Count one completion. Raises ``BudgetSpent`` when ``limit`` were made already."""
-        made = self._made.get(attempt, 0)
-        if made >= limit:
+    def take(self, attempt: Attempt, limit: int, max_tokens: int | None = None) -> None:
+        """Count one completion. Raises ``BudgetSpent`` or ``TokensSpent`` when nothing is left.
+
+        Tokens are counted when a completion ends, so the last one, or those in parallel, may pass the limit.
+        """
+        spent = self._spent.get(attempt) or _Spent()
+        if spent.completions >= limit:
             raise BudgetSpent(
                 f"this attempt has made its {limit} completions (limits.max_completions of its task)"
             )
-        self._made[attempt] = made + 1
-        self._made.move_to_end(attempt)
-        if len(self._made) > self._entries:
-            self._made.popitem(last=False)
+        if max_tokens is not None and spent.tokens >= max_tokens:
+            raise TokensSpent(f"this attempt has used {spent.tokens} of the {max_tokens} tokens it may use")
+        spent.completions += 1
+        self._spent[attempt] = spent
+        self._spent.move_to_end(attempt)
+        if len(self._spent) > self._entries:
+            self._spent.popitem(last=False)
+
+    def spend(self, attempt: Attempt, tokens: int) -> None:
+        """Count the prompt and sampled tokens of a completion that was taken."""
+        if spent := self._spent.get(attempt):
+            spent.tokens += tokens
 
     def give_back(self, attempt: Attempt) -> None:
         """Uncount a completion that infrastructure, not the agent, failed."""
-        if attempt in self._made:
-            self._made[attempt] = max(0, self._made[attempt] - 1)
+        if spent := self._spent.get(attempt):
+            spent.completions = max(0, spent.completions - 1)
