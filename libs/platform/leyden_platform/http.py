@@ -25,16 +25,27 @@ class HttpServer:
     """Serves ``app`` on ``host:port``; port 0 takes a free one, known after ``bind``."""
 
     def __init__(
-        self, name: str, app: ASGIApp, host: str, port: int, *, drain_timeout_s: float = 10.0
+        self,
+        name: str,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        *,
+        drain_timeout_s: float = 10.0,
+        share_port: bool = False,
     ) -> None:
+        """With ``share_port``, other processes may listen on the same port; the kernel spreads connections."""
         self.name = name
-        self._host, self._port = host, port
+        self._host, self._port, self._share_port = host, port, share_port
         self._socket: socket.socket | None = None
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             lifespan="off",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
             timeout_graceful_shutdown=int(drain_timeout_s),
             timeout_keep_alive=75,
             backlog=4096,
@@ -52,6 +63,8 @@ class HttpServer:
             return
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self._share_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             sock.bind((self._host, self._port))
         except OSError as error:

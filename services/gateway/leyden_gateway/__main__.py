@@ -1,8 +1,21 @@
-"""Run the gateway: ``python -m leyden_gateway``."""
+"""Run the gateway: ``python -m leyden_gateway``, in one process or several that share the port."""
+
+import sys
 
 from leyden_gateway.app import build
 from leyden_gateway.settings import GatewaySettings
-from leyden_platform.service import main
+from leyden_platform.service import load_settings, main
+from leyden_platform.workers import die_with_parent, run_workers, worker_number
+
+
+def workers(settings: GatewaySettings) -> list[dict[str, str]]:
+    """What differs between the processes: the port of the metrics, and the spool's folder."""
+    first = settings.ops.port
+    return [{"LEYDEN_OPS_PORT": str(first + number if first else 0)} for number in range(settings.processes)]
+
 
 if __name__ == "__main__":
+    if worker_number() is None and (settings := load_settings(GatewaySettings)).processes > 1:
+        sys.exit(run_workers(workers(settings), drain_timeout_s=settings.drain_timeout_s + 5))
+    die_with_parent()
     main("gateway", GatewaySettings, build)

@@ -48,7 +48,12 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     )
     front = Front(tools, Catalogue(models, replicas, externals), SystemClock())
     server = HttpServer(
-        "gateway", front, settings.host, settings.port, drain_timeout_s=settings.drain_timeout_s / 2
+        "gateway",
+        front,
+        settings.host,
+        settings.port,
+        drain_timeout_s=settings.drain_timeout_s / 2,
+        share_port=settings.processes > 1,
     )
     server.bind()
     return [publisher, upstream, models, replicas, server]

@@ -22,6 +22,13 @@ class GatewaySettings(ServiceSettings):
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=256,
+        description="Processes that share the port, one per core to use; the metrics of each are on a port of "
+        "their own, counted up from LEYDEN_OPS_PORT.",
+    )
     replicas: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://localhost:8001",),
         description="Base URLs of the inference replicas, comma separated or as a JSON list.",

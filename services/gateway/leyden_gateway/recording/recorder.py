@@ -74,9 +74,7 @@ class Recorder:
         stored = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
         value = encode(stored)
         key = str(record["rollout_id"]).encode()
-        await self._publisher.publish_raw(
-            Topics.EVENTS.name, key, value, {k: v.decode() for k, v in _headers(call, record)}
-        )
+        await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, _headers(call, record))
         completion_id = record["completion_id"]
         self._conversations.remember(shrunk, completion_id, bytes(record["token_ids"]))
         metrics.count_recorded(record, len(value), prompt=completion_id == call.completion_id)
