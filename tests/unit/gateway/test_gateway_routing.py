@@ -1,12 +1,14 @@
 """Which version and which replica: worked examples, and what rendezvous hashing promises."""
 
-from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from collections.abc import Sequence
+from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from routing_fakes import moved, published
 
+from leyden_gateway.routing.breaker import Rules
 from leyden_gateway.routing.choice import (
     Choice,
     Exact,
@@ -15,22 +17,11 @@ from leyden_gateway.routing.choice import (
     Target,
     Unknown,
     UpTo,
-    choose,
+    best,
 )
+from leyden_gateway.routing.lane import Lane
+from leyden_gateway.routing.plan import candidates, least_loaded, preferred
 from leyden_schemas import AliasMoved, ModelPublished
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-ROLLOUT = UUID(int=7)
-
-
-def published(version: int, policy: str = "calculator") -> ModelPublished:
-    return ModelPublished(
-        event_id=uuid4(), policy=policy, version=version, occurred_at=NOW, artifact="file:///x", digest="d"
-    )
-
-
-def moved(version: int, alias: str = "serving", policy: str = "calculator") -> AliasMoved:
-    return AliasMoved(event_id=uuid4(), policy=policy, alias=alias, version=version, occurred_at=NOW)
 
 
 def table(*events: ModelPublished | AliasMoved) -> PolicyTable:
@@ -88,51 +79,98 @@ def test_tombstones_forget() -> None:
     known.forget("nonsense@x")
 
 
+def test_weights_follow_their_alias() -> None:
+    known = table(published(1), published(2), published(3), moved(1), moved(2, "canary", weight=0.25))
+    assert known.canaries("calculator") == ((0.25, Exact("calculator", 2)),)
+    known.apply(moved(3, "canary", weight=0.5))
+    assert known.canaries("calculator") == ((0.5, Exact("calculator", 3)),)
+    known.apply(moved(3, "canary"))
+    assert known.canaries("calculator") == ()
+    known.apply(moved(3, "canary", weight=1))
+    known.forget("calculator#canary")
+    assert known.canaries("calculator") == ()
+
+
+@pytest.mark.parametrize("ref", ["calculator#serving", "calculator#canary", "calculator@1", "poet", ""])
+def test_only_the_bare_policy_is_split(ref: str) -> None:
+    assert table(published(1), moved(1), moved(1, "canary", weight=0.5)).canaries(ref) == ()
+
+
 def test_the_exact_version_is_preferred_and_an_older_one_stands_in() -> None:
     old, new = replica("http://old", "calculator@1", "calculator@2"), replica("http://new", "calculator@3")
-    assert choose(UpTo("calculator", 3), [old, new], ROLLOUT) == Choice("http://new", "calculator", 3)
-    assert choose(UpTo("calculator", 3), [old], ROLLOUT) == Choice("http://old", "calculator", 2)
+    assert best(UpTo("calculator", 3), [old, new]) == (3, ["http://new"])
+    assert best(UpTo("calculator", 3), [old]) == (2, ["http://old"])
 
 
 def test_nothing_newer_than_the_target_is_used() -> None:
-    assert choose(UpTo("calculator", 2), [replica("http://a", "calculator@3")], ROLLOUT) is None
+    assert best(UpTo("calculator", 2), [replica("http://a", "calculator@3")]) is None
 
 
 def test_an_exact_reference_accepts_no_substitute() -> None:
-    assert choose(Exact("calculator", 2), [replica("http://a", "calculator@1")], ROLLOUT) is None
+    assert best(Exact("calculator", 2), [replica("http://a", "calculator@1")]) is None
 
 
 def test_replicas_that_are_down_or_serve_something_else_are_not_used() -> None:
     down = replica("http://down", "calculator@1", healthy=False)
     other = replica("http://other", "calculator-xl@1", "calculator", "@1", "calculator@x")
-    assert choose(UpTo("calculator", 1), [down, other], ROLLOUT) is None
+    assert best(UpTo("calculator", 1), [down, other]) is None
 
 
-def test_avoided_replicas_are_used_only_when_there_is_no_other() -> None:
-    pool = [replica("http://a", "calculator@1"), replica("http://b", "calculator@1")]
-    first = choose(UpTo("calculator", 1), pool, ROLLOUT)
-    assert first
-    second = choose(UpTo("calculator", 1), pool, ROLLOUT, {first.replica})
-    assert second
-    assert second.replica != first.replica
-    assert choose(UpTo("calculator", 1), pool, ROLLOUT, {"http://a", "http://b"}) == first
+def lanes(count: int, limit: int = 2) -> list[Lane]:
+    return [Lane(f"http://r{i}", limit=limit, rules=Rules(), on_change=lambda: None) for i in range(count)]
+
+
+def test_avoided_lanes_are_candidates_only_when_there_is_no_other() -> None:
+    a, b = pool = lanes(2)
+    assert candidates(pool, {a.name}) == [b]
+    assert candidates(pool, {a.name, b.name}) == pool
+
+
+def test_the_least_loaded_lane_has_room_and_holds_the_smallest_share() -> None:
+    a, b, c = pool = lanes(3)
+    assert least_loaded(pool) is a
+    a.take()
+    b.take()
+    b.take()
+    assert least_loaded(pool) is c
+    c.take()
+    assert least_loaded(pool) is a
+    a.take()
+    c.take()
+    assert least_loaded(pool) is None
+
+
+def test_rendezvous_hashing_is_the_same_in_every_process() -> None:
+    assert [preferred(lanes(4), UUID(int=i)).name[-1] for i in range(8)] == [
+        "1",
+        "1",
+        "0",
+        "0",
+        "3",
+        "1",
+        "2",
+        "1",
+    ]
 
 
 @given(st.lists(st.uuids(), min_size=1, max_size=50), st.integers(2, 8), st.data())
-def test_losing_a_replica_moves_only_its_own_rollouts(
+def test_losing_a_lane_moves_only_its_own_rollouts(
     rollouts: list[UUID], count: int, data: st.DataObject
 ) -> None:
-    pool = [replica(f"http://r{i}", "calculator@1") for i in range(count)]
+    pool: Sequence[Lane] = lanes(count)
     lost = data.draw(st.sampled_from(pool))
     for rollout in rollouts:
-        before = choose(UpTo("calculator", 1), pool, rollout)
-        after = choose(UpTo("calculator", 1), [r for r in pool if r is not lost], rollout)
-        assert before
-        assert before.replica == lost.url or after == before
+        before = preferred(pool, rollout)
+        after = preferred([lane for lane in pool if lane is not lost], rollout)
+        assert before is lost or after is before
 
 
-def test_rollouts_spread_over_replicas() -> None:
-    pool = [replica(f"http://r{i}", "calculator@1") for i in range(4)]
-    picks = [choose(UpTo("calculator", 1), pool, UUID(int=i)) for i in range(400)]
-    shares = [sum(pick is not None and pick.replica == r.url for pick in picks) for r in pool]
-    assert min(shares) > 60
+def test_rollouts_spread_over_lanes() -> None:
+    pool = lanes(4)
+    picks = [preferred(pool, UUID(int=i)) for i in range(400)]
+    assert min(picks.count(lane) for lane in pool) > 60
+
+
+def test_a_choice_names_its_model() -> None:
+    assert Choice("http://a", "calculator", 3).model == "calculator@3"
+    assert Choice("https://api.example/v1", "external:judge", None).model == "external:judge"

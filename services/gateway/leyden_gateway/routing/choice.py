@@ -145,9 +145,12 @@ def best(target: Exact | UpTo, replicas: Iterable[ReplicaState]) -> tuple[int, l
     return newest, [url for version, url in able if version == newest]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choice:
-    """Where a call goes. An external server has no version, and its policy is ``external:<name>``."""
+    """Where a call goes. An external server has no version, and its policy is ``external:<name>``.
+
+    Not to be changed; it is not frozen only because one is made for every call, and freezing costs 2 us.
+    """
 
     replica: str
     policy: str

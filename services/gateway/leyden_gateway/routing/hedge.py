@@ -17,7 +17,7 @@ async def first_begun(
     """The result of ``first`` or, if that takes longer than ``after_s``, of whichever is there first.
 
     ``second`` makes the other attempt, or None if there can be none. Beside the result: ``alone``, ``lost``
-    or ``won``, the second's outcome. Fails with the last failure when both fail. A loser is cancelled; if it
+    or ``won``, the second's outcome. Fails as ``first`` does when both fail. A loser is cancelled; if it
     had just succeeded, its result is discarded.
     """
     tasks = [asyncio.ensure_future(first)]
@@ -37,7 +37,7 @@ async def first_begun(
 
 
 async def _winner(tasks: list["asyncio.Task[T]"]) -> "asyncio.Task[T]":
-    """The first task that succeeds, else the last that failed."""
+    """The task that succeeds first; the first of ``tasks`` when all fail."""
     pending: set[asyncio.Task[T]] = set(tasks)
     while True:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -45,7 +45,7 @@ async def _winner(tasks: list["asyncio.Task[T]"]) -> "asyncio.Task[T]":
         if good is not None:
             return good
         if not pending:
-            return done.pop()
+            return tasks[0]
 
 
 def _failed(task: "asyncio.Task[Any]") -> bool:

@@ -26,7 +26,6 @@ class Lane:
     """One server as calls see it. ``on_change`` is told whenever it can take calls again, or no longer."""
 
     __slots__ = (
-        "_gauge",
         "_hash",
         "_on_change",
         "_rest_ends",
@@ -57,7 +56,7 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._hash = blake2b(self.name.encode(), digest_size=8)
-        self._gauge = metrics.REPLICA_IN_FLIGHT.labels(self.name)
+        metrics.REPLICA_IN_FLIGHT.labels(self.name).set_function(lambda: self.in_flight)
         metrics.BREAKER_STATE.labels(self.name).set(self.breaker.state.value)
 
     def weight(self, key: bytes) -> bytes:
@@ -85,7 +84,6 @@ class Lane:
     def take(self) -> "Slot":
         """Room for one call; only where there is some."""
         self.in_flight += 1
-        self._gauge.inc()
         return self._slot()
 
     def join(self, waiter: Waiter) -> None:
@@ -119,8 +117,9 @@ class Lane:
 
     def _slot(self) -> "Slot":
         probe = self.breaker.state is State.HALF_OPEN
-        self.breaker.probing = probe
-        return Slot(self, probe=probe)
+        if probe:
+            self.breaker.probing = True
+        return Slot(self, probe)
 
     # What slots tell.
 
@@ -128,7 +127,8 @@ class Lane:
         """The answer to a call has begun."""
         if probe and self.breaker.state is State.HALF_OPEN:
             self.breaker.began()
-            self._turned("breaker_closed")
+            log.info("breaker_closed", replica=self.name)
+            self._turned()
 
     def settled(self, ok: bool | None, why: str, *, probe: bool) -> None:
         """A call ended well, failed, or (None) says nothing about the server."""
@@ -156,7 +156,6 @@ class Lane:
                     waiter.set_result(self._slot())
                     return
         self.in_flight -= 1
-        self._gauge.dec()
 
     def _opened(self) -> None:
         seconds = self.breaker.open_until - monotonic()
@@ -164,16 +163,16 @@ class Lane:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, seconds), self._look)
         metrics.BREAKER_OPENED.labels(self.name).inc()
-        self._turned("breaker_opened", open_s=round(seconds, 3), error=self.last_failure)
+        log.warning("breaker_opened", replica=self.name, open_s=round(seconds, 3), error=self.last_failure)
+        self._turned()
 
     def _look(self) -> None:
         self._timer = None
         self.breaker.look(max(monotonic(), self.breaker.open_until))
-        self._turned("breaker_probes")
+        self._turned()
 
-    def _turned(self, event: str, **details: object) -> None:
+    def _turned(self) -> None:
         metrics.BREAKER_STATE.labels(self.name).set(self.breaker.state.value)
-        log.warning(event, replica=self.name, **details)
         self._on_change()
 
 
@@ -182,7 +181,7 @@ class Slot:
 
     __slots__ = ("_begun", "_probe", "_released", "_settled", "lane")
 
-    def __init__(self, lane: Lane, *, probe: bool) -> None:
+    def __init__(self, lane: Lane, probe: bool) -> None:
         self.lane, self._probe = lane, probe
         self._begun = self._settled = self._released = False
 

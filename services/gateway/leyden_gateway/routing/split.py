@@ -1,6 +1,7 @@
 """Which share of a policy's traffic its canaries take, and which call belongs to it: pure and sticky."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from uuid import UUID
 
@@ -12,8 +13,14 @@ _STEPS = 1 << 48
 
 def position(rollout_id: UUID, policy: str) -> float:
     """Where a rollout, or session, lies in [0, 1): uniform, and always the same for the same policy."""
-    digest = blake2b(policy.encode(), key=rollout_id.bytes, digest_size=6, person=b"split").digest()
-    return int.from_bytes(digest, "big") / _STEPS
+    mixed = _hash(policy).copy()
+    mixed.update(rollout_id.bytes)
+    return int.from_bytes(mixed.digest(), "big") / _STEPS
+
+
+@lru_cache(maxsize=1024)
+def _hash(policy: str) -> blake2b:
+    return blake2b(policy.encode() + b"\0", digest_size=6, person=b"split")
 
 
 def canaries(aliases: Mapping[str, int], weights: Mapping[str, float]) -> tuple[tuple[float, int], ...]:
