@@ -1,11 +1,14 @@
-"""Completions per attempt."""
+"""Completions and tokens per attempt, and how long a conversation may be."""
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from leyden_gateway.control.budget import CompletionBudget
-from leyden_gateway.errors import BudgetSpent
+from leyden_gateway.control.sizes import check_messages
+from leyden_gateway.errors import BudgetSpent, TokensSpent, TooManyMessages
+from leyden_gateway.exchange.fields import of
 
 A, B, C = ((UUID(int=i), 1) for i in range(3))
 
@@ -27,6 +30,19 @@ def test_what_infrastructure_failed_is_given_back() -> None:
     budget.give_back(B)
 
 
+def test_tokens_are_counted_when_a_completion_ends() -> None:
+    budget = CompletionBudget(entries=10)
+    budget.take(A, 10, max_tokens=700)
+    budget.take(A, 10, max_tokens=700)
+    budget.spend(A, 699)
+    budget.take(A, 10, max_tokens=700)
+    budget.spend(A, 500)
+    with pytest.raises(TokensSpent, match="1199 of the 700 tokens"):
+        budget.take(A, 10, max_tokens=700)
+    budget.take(A, 10)
+    budget.spend(B, 5)
+
+
 def test_memory_is_bounded_by_forgetting_the_least_recent() -> None:
     budget = CompletionBudget(entries=2)
     budget.take(A, 1)
@@ -35,3 +51,33 @@ def test_memory_is_bounded_by_forgetting_the_least_recent() -> None:
     budget.take(A, 1)
     with pytest.raises(BudgetSpent):
         budget.take(C, 1)
+
+
+MESSAGE = {"role": "user", "content": "a, b, c"}
+
+
+@pytest.mark.parametrize("field", ["messages", "input", "prompt"])
+def test_a_long_conversation_is_refused(field: str) -> None:
+    check_messages(of({field: [MESSAGE] * 5}), 5)
+    with pytest.raises(TooManyMessages, match=f"{field} has 6 items; this gateway takes at most 5"):
+        check_messages(of({field: [MESSAGE] * 6}), 5)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"messages": None},
+        {"messages": "a, b, c, d, e, f, g, h"},
+        {"messages": {"a": [1, 2, 3], "b": [4, 5, 6]}},
+        {"prompt": list(range(100))},
+        {"input": ["a, b, c, d, e, f, g, h"]},
+    ],
+)
+def test_what_is_no_long_conversation_passes(request_: dict[str, Any]) -> None:
+    check_messages(of(request_), 5)
+
+
+def test_prompts_of_token_ids_count_as_prompts() -> None:
+    with pytest.raises(TooManyMessages, match="prompt has 6"):
+        check_messages(of({"prompt": [[1, 2]] * 6}), 5)

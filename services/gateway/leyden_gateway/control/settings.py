@@ -38,7 +38,5 @@ class ControlSettings(BaseSettings):
     admin_host: str = "127.0.0.1"
     admin_port: int = Field(default=8010, ge=0, le=65535)
     admin_token: SecretStr | None = Field(
-        default=None,
-        min_length=16,
-        description="Bearer token of the admin routes; without it there are none.",
+        default=None, min_length=16, description="Bearer token of the admin routes; none: no routes."
     )

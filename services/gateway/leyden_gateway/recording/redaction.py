@@ -21,14 +21,14 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leyden_gateway import metrics
 from leyden_gateway.attribution.body import session_of
-from leyden_gateway.exchange.fields import encode
-from leyden_gateway.recording.hook_threads import HookThreads
+from leyden_gateway.exchange.fields import encode, of
+from leyden_gateway.recording.hook_threads import HookRaised, HookThreads
 from leyden_platform.settings import CatalogueSettings
 from leyden_schemas import JsonObject
 
 log = structlog.get_logger(__name__)
 
-Hook = Callable[[str, JsonObject], JsonObject | None | Awaitable[JsonObject | None]]
+Hook = Callable[[str, JsonObject], JsonObject | Awaitable[JsonObject | None] | None]
 Record = dict[str, Any]
 
 _TELLING = frozenset({"logprobs", "token_ids", "prompt_token_ids", "prompt_logprobs"})
@@ -135,6 +135,8 @@ class Redaction:
             after = encode(answer)
         except TimeoutError:
             return Failed(f"no answer within {self._timeout_s:g} s")
+        except HookRaised as error:
+            return Failed(str(error))
         except Exception as error:  # noqa: BLE001 - user code; its text may quote the payload
             return Failed(type(error).__name__)
         if not isinstance(answer, dict):
@@ -185,7 +187,7 @@ def _texts(
     fields: dict[str, Any] = {}
     if not isinstance(request, Kept):
         asked = _payload(request) or {}
-        fields |= {"request": asked} | _who(record, asked)
+        fields |= {"request": of(asked)} | _who(record, asked)
     if not isinstance(response, Kept):
         fields["response"] = _payload(response)
     if not isinstance(error, Kept):
