@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
+from prometheus_client import Counter
+
 from leyden_gateway import metrics
 from leyden_gateway.control.buckets import Bucket
 from leyden_gateway.control.settings import EVERY_OTHER, TenantLimits
@@ -26,6 +28,7 @@ class _Use:
     label: str
     requests: Bucket | None
     tokens: Bucket | None
+    charged: Counter
     in_flight: int = 0
 
 
@@ -60,7 +63,7 @@ class TenantLimiter:
         use.in_flight = max(0, use.in_flight - 1)
         if use.tokens:
             use.tokens.charge(tokens, self._now())
-            metrics.TENANT_TOKENS.labels(use.label).inc(tokens)
+            use.charged.inc(tokens)
 
     def limits(self, tenant: str) -> TenantLimits | None:
         """The tenant's own limits, else those of every other; None when there are neither."""
@@ -107,7 +110,7 @@ def _fresh(limits: TenantLimits, label: str, now: float, *, in_flight: int) -> _
     rate, per_minute = limits.requests_per_s, limits.tokens_per_minute
     requests = Bucket.full(rate, limits.burst or max(1, math.ceil(rate)), now) if rate else None
     tokens = Bucket.full(per_minute / 60, per_minute, now) if per_minute else None
-    return _Use(limits, label, requests, tokens, in_flight)
+    return _Use(limits, label, requests, tokens, metrics.TENANT_TOKENS.labels(label), in_flight)
 
 
 def _refusal(tenant: str, use: _Use, limit: str, wait_s: float, now: float) -> RateLimited:
