@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leyden_platform.testing.rollouts import TOOL, Rollout, make_step
@@ -197,6 +197,7 @@ REQUESTS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(turns=st.lists(st.tuples(IDS, IDS, REQUESTS), min_size=1, max_size=6))
 def test_what_was_shrunk_expands_to_what_it_was(turns: list[tuple[list[int], list[int], JsonObject]]) -> None:
     told = [completion(ids, sampled, request=request) for ids, sampled, request in turns]

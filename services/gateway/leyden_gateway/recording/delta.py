@@ -20,6 +20,7 @@ from leyden_gateway.recording.prefixes import (
     Conversation,
     Ids,
     Shared,
+    common,
     conversation,
     count,
     sequence,
@@ -37,6 +38,8 @@ BRANCHES = 8
 LEAST_SAVED = 200
 """A base that saves fewer bytes is not worth the bytes that name it."""
 
+_GLANCE = 8
+"""Prompts that differ in their first bytes are not compared any further."""
 _OVERHEAD = 1024
 """Roughly what remembering a prompt costs beside its bytes."""
 _SAVED = metrics.DELTA_SAVED
@@ -106,6 +109,8 @@ class Shrunk(msgspec.Struct, frozen=True):
     """Ids of the whole prompt."""
     prompt: _Prompt
     match: _Match
+    since: float = 0.0
+    """When the chain of bases began, if there is a base."""
 
 
 @dataclass(slots=True)
@@ -161,7 +166,7 @@ class Conversations:
             known.held.remove(match.held)
             known.held.append(match.held)
         _SAVED.inc(match.saved)
-        return _shrunk(prompt, match, match.held.completion_id)
+        return _shrunk(prompt, match, match.held.completion_id, known.since)
 
     def remember(self, shrunk: Shrunk, completion_id: UUID, token_ids: bytes) -> None:
         """Keep a prompt that Kafka has acknowledged under this id, with what was sampled after it."""
@@ -169,6 +174,8 @@ class Conversations:
         if not shrunk.tokens and not shrunk.prompt.talk:
             return
         known = self._known(attempt)
+        if shrunk.base and (known is None or known.since != shrunk.since):
+            return  # forgotten meanwhile; what leaned on this would lean on that chain too
         if known is None:
             known = self._attempts[attempt] = _Branches(self._clock())
         self.size -= known.size
@@ -194,17 +201,26 @@ class Conversations:
 
 def _best(held: list[_Held], prompt: _Prompt) -> _Match:
     """What this prompt shares with the one that it continues; else with the one that it shares most with."""
-    best, all_ids = _NO_MATCH, len(prompt.ids) - 1
     for one in reversed(held):
         if one.ids.begin(prompt.ids):
             return _match(one, prompt)
+    alike, most = None, 0
     for one in reversed(held):
-        match = _match(one, prompt)
-        if match.saved > best.saved:
-            best = match
-        if match.ids.rest == all_ids > 1:
-            break
-    return best
+        if (length := _alike(one, prompt)) > most:
+            alike, most = one, length
+    return _match(alike, prompt) if alike else _NO_MATCH
+
+
+def _alike(held: _Held, prompt: _Prompt) -> int:
+    """Leading bytes in common: of the ids, or of the conversation when there are none."""
+    if len(prompt.ids) > 2:
+        one, other = held.ids.text, prompt.ids
+    elif held.talk:
+        one, other = held.talk.text, prompt.talk
+    else:
+        return 0
+    head = other[: min(_GLANCE, len(other) - 1)]
+    return common(one, other) if one.startswith(head) or head.startswith(one) else 0
 
 
 def _match(held: _Held, prompt: _Prompt) -> _Match:
@@ -216,13 +232,13 @@ def _match(held: _Held, prompt: _Prompt) -> _Match:
     return _Match(held, ids, items, equal, saved)
 
 
-def _shrunk(prompt: _Prompt, match: _Match, base_id: UUID) -> Shrunk:
+def _shrunk(prompt: _Prompt, match: _Match, base_id: UUID, since: float) -> Shrunk:
     rest = {name: value for name, value in prompt.request.items() if name not in match.fields}
     if match.items.taken and prompt.list_field:
         rest[prompt.list_field] = Raw(match.items.cut(prompt.talk))
     ids = match.ids.cut(prompt.ids)
     base = Base(base_id, match.ids.taken, match.items.taken, match.fields)
-    return Shrunk(ids, rest, base, match.ids.taken + count(ids), prompt, match)
+    return Shrunk(ids, rest, base, match.ids.taken + count(ids), prompt, match, since)
 
 
 def _held(shrunk: Shrunk, completion_id: UUID, token_ids: bytes) -> _Held:

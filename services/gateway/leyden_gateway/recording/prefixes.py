@@ -33,10 +33,14 @@ NOTHING = Shared()
 
 
 def common(one: bytes, other: bytes) -> int:
-    """The number of leading bytes that are equal."""
-    low, high = 0, min(len(one), len(other))
-    if other.startswith(one[:high]):
-        return high
+    """The number of leading bytes that are equal, found in steps that grow and then halve."""
+    low, step, end = 0, 64, min(len(one), len(other))
+    high = min(step, end)
+    while other.startswith(one[low:high], low):
+        if high == end:
+            return end
+        low, step = high, 2 * step
+        high = min(low + step, end)
     while high - low > 1:
         middle = (low + high) // 2
         if other.startswith(one[low:middle], low):
