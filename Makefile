@@ -8,7 +8,7 @@ CLIENTS_VENV ?= .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
 
-.PHONY: help install demo test test-clients check format contracts dashboards clean
+.PHONY: help install demo test test-clients check format contracts dashboards bench-gateway clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -53,6 +53,9 @@ contracts: $(STAMP) ## Regenerate docs/contracts; refuses an incompatible change
 
 dashboards: $(STAMP) ## Regenerate the Grafana dashboard
 	$(BIN)/python deploy/grafana/build.py
+
+bench-gateway: $(STAMP) ## Measure the gateway beside nginx, LiteLLM and Agent Lightning
+	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,14 +16,17 @@ from gateway_bench.cases import KINDS, Effort, Kind
 from gateway_bench.goals import verdicts
 from gateway_bench.leyden import Leyden
 from gateway_bench.measure import added
+from gateway_bench.peers import AGENT_LIGHTNING, LITELLM, nginx_version
 from gateway_bench.processes import Cores, allow_many_files
 from gateway_bench.report import plot, show, write_json
 from gateway_bench.subjects import AgentLightning, Direct, LiteLlm, Nginx, Subject
 from rich.console import Console
+from rich.markup import escape
 
 SUBJECTS = ("direct", "nginx", "leyden", "agentlightning", "litellm")
 PEERS = ("nginx", "litellm", "agentlightning")
 QUICK = ("direct", "nginx", "leyden")
+QUICK_KINDS = ("whole", "streamed", "trajectory")
 QUIET_LOAD = 0.5
 
 
@@ -34,7 +37,7 @@ def main(
     peers: Annotated[
         str, typer.Option(help="Which peers may be installed under .bench/ when missing; none for none.")
     ] = ",".join(PEERS),
-    cases: Annotated[str, typer.Option(help=f"Kinds of traffic, of {', '.join(KINDS)}.")] = ",".join(KINDS),
+    cases: Annotated[str, typer.Option(help=f"Kinds of traffic, of {', '.join(KINDS)}. Default: all.")] = "",
     concurrency: Annotated[
         str, typer.Option(help="Connections of the whole and streamed cases.")
     ] = "1,32,256",
@@ -51,7 +54,7 @@ def main(
     """
     console = Console() if sys.stdout.isatty() else Console(width=150)
     effort = Effort.quick() if quick else Effort(_numbers(concurrency), runs, seconds)
-    kinds = _kinds(_names("cases", cases, KINDS))
+    kinds = _kinds(_names("cases", cases or ",".join(QUICK_KINDS if quick else KINDS), KINDS))
     chosen = _names("subjects", subjects or ",".join(QUICK if quick else SUBJECTS), SUBJECTS)
     may_install = _names("peers", "" if peers == "none" else peers, PEERS)
     cores = Cores.of(sorted(os.sched_getaffinity(0)))
@@ -67,7 +70,7 @@ def main(
     if plot_file:
         plot(plot_file, measured, concurrency=32 if 32 in effort.concurrency else effort.concurrency[0])
     for failure in campaign.failures:
-        console.print(f"[red]failed:[/] {failure}", highlight=False)
+        console.print(f"[red]failed:[/] {escape(failure)}", highlight=False)
     if campaign.failures or (strict and not all(verdict.met for verdict in reached)):
         raise typer.Exit(1)
 
@@ -76,10 +79,15 @@ def _introduce(console: Console, cores: Cores) -> None:
     console.print(
         f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}: {cores.describe()}"
     )
+    console.print(f"Peers: {', '.join(_versions())}", highlight=False)
     if os.getloadavg()[0] > QUIET_LOAD:
         console.print(
             f"The machine is not quiet (load {os.getloadavg()[0]:.1f}): do not quote these numbers."
         )
+
+
+def _versions() -> list[str]:
+    return [LITELLM.requirement, AGENT_LIGHTNING.requirement, nginx_version()]
 
 
 def _processor() -> str:

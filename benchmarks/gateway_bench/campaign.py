@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic
 from uuid import uuid4
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from gateway_bench import processes
 from gateway_bench.cases import COMPARED, Case, Effort
@@ -26,7 +28,8 @@ from gateway_bench.subjects import Running, Site, Subject
 from gateway_bench.trajectory import Conversation
 from leyden_local.ports import HOST, accepts, free_ports
 
-_SLACK_S = 240.0
+_SLACK_S = 60.0
+_LONG_S = 60.0
 _DESCRIPTORS_A_STREAM = 2
 _SPARE_DESCRIPTORS = 500
 
@@ -46,15 +49,25 @@ class Campaign:
     measured: list[Measurement] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     """What makes the whole run fail: records missing or twice, a subject that died."""
+    _step: str = ""
 
     def run(self, cases: Sequence[Case]) -> None:
         """Measure every case; what fails is noted and the next one goes on."""
-        for case in cases:
+        present = [subject for subject in self.subjects if not self._missing(subject)]
+        for number, case in enumerate(cases, 1):
+            self._step = f"case {number} of {len(cases)}, {case.name}"
             if case.kind in COMPARED:
-                for subject in self.subjects:
-                    self._attempt(case, subject)
-            elif any(subject.name == "leyden" for subject in self.subjects):
+                for subject in present:
+                    self._attempt(case, subject, self.cores)
+            elif any(subject.name == "leyden" for subject in present):
                 self._leyden_only(case)
+
+    def _missing(self, subject: Subject) -> bool:
+        with self.console.status(f"{subject.name}: looking, and installing if need be"):
+            reason = subject.unavailable()
+        if reason:
+            self._skip("", subject.name, reason)
+        return bool(reason)
 
     def _leyden_only(self, case: Case) -> None:
         try:
@@ -68,13 +81,12 @@ class Campaign:
         except (DidNotStart, LoadFailed) as problem:
             self._fail(f"{case.name} leyden: {problem}")
 
-    def _attempt(self, case: Case, subject: Subject, cores: Cores | None = None) -> list[RunResult]:
-        if reason := subject.unavailable():
-            return self._skip(case, subject.name, reason)
+    def _attempt(self, case: Case, subject: Subject, cores: Cores) -> list[RunResult]:
         if case.streamed and not subject.streams:
-            return self._skip(case, subject.name, "refuses streams")
+            self._skip(case.name, subject.name, "refuses streams")
+            return []
         try:
-            return self._measure(case, subject, cores or self.cores)
+            return self._measure(case, subject, cores)
         except (DidNotStart, LoadFailed) as problem:
             self._fail(f"{case.name} {subject.name}: {problem}")
             return []
@@ -82,11 +94,21 @@ class Campaign:
     def _measure(self, case: Case, subject: Subject, cores: Cores) -> list[RunResult]:
         with self._site(case, cores) as (site, stub_pid), subject.running(site) as running:
             plan = self._plan(case, running, site, stub_pid)
-            runs = [self._load(plan, site, f"{case.name} {subject.name}") for _ in range(self.effort.runs)]
+            runs = self._runs(plan, site, subject.name)
             self.measured += measurements(subject.name, case.name, runs)
             self._account(case, subject.name, running, runs)
         self._say(case, subject.name)
         return runs
+
+    def _runs(self, plan: LoadPlan, site: Site, what: str) -> list[RunResult]:
+        """The runs of one case; a subject so slow that one takes minutes has only that one."""
+        results: list[RunResult] = []
+        for number in range(1, self.effort.runs + 1):
+            began = monotonic()
+            results.append(self._load(plan, site, f"{what}, run {number}"))
+            if monotonic() - began > _LONG_S:
+                break
+        return results
 
     @contextlib.contextmanager
     def _site(
@@ -115,7 +137,7 @@ class Campaign:
             seconds=max(effort.seconds, min(stream_s, 2 * effort.seconds)),
             warm_s=effort.warm_s,
             warm_requests=0 if stream_s else case.concurrency,
-            min_requests=0 if stream_s else case.concurrency,
+            min_requests=1 if stream_s else case.concurrency,
             ramp_s=min(1.0, effort.warm_s) * 0.8,
             watched={**running.pids, "stub": [stub_pid]},
             cores={"subject": list(site.cores.subject), "load": list(site.cores.load)},
@@ -123,7 +145,7 @@ class Campaign:
 
     def _load(self, plan: LoadPlan, site: Site, what: str) -> RunResult:
         """One run of the load generator, in a process of its own."""
-        with self.console.status(what):
+        with self.console.status(f"{self._step}: {what}"):
             limit_s = 2 * plan.max_s + plan.drain_s + plan.ramp_s + _SLACK_S
             done = subprocess.run(
                 module("load"),
@@ -152,7 +174,9 @@ class Campaign:
         if running.log is None:
             return
         counted = [completion for run in runs for completion in run.completion_ids]
-        with self.console.status(f"{case.name} {name}: reading the log"):
+        if nameless := sum(run.answered for run in runs) - len(counted):
+            self._fail(f"{case.name} {name}: {nameless} answers without a completion id")
+        with self.console.status(f"{self._step}: {name}, reading the log"):
             found = asyncio.run(running.log.completions(counted, sampled=case.tokens))
         accounting = Accounting.of(counted, found.times)
         self.measured += accounting.measurements(name, case.name)
@@ -167,7 +191,7 @@ class Campaign:
         wide = Cores(tuple(available[:2]), tuple(available[2:4] or available[:2]))
         subjects = [Leyden(f"leyden x{number}", processes=number) for number in (1, 2)]
         if reason := subjects[-1].unavailable():
-            self._skip(case, subjects[-1].name, reason)
+            self._skip(case.name, subjects[-1].name, reason)
             return
         results = [self._attempt(case, subject, wide) for subject in subjects]
         if all(results):
@@ -195,7 +219,7 @@ class Campaign:
                 requests_per_call=1,
                 max_s=5 * stream_s + 60,
             )
-            run = self._load(plan, site, case.name)
+            run = self._load(plan, site, "leyden")
             self.measured += measurements("leyden", case.name, [run])
             open_at_once = Measurement.of(
                 "leyden", case.name, "open_at_once", "streams", [run.peak_in_flight]
@@ -230,13 +254,13 @@ class Campaign:
         self.measured += log_sizes(case.name, conversation, mine, once)
         self._say(case, "leyden")
 
-    def _skip(self, case: Case, name: str, reason: str) -> list[RunResult]:
-        self.console.print(f"[dim]{case.name:<14} {name:<15} skipped: {reason}", highlight=False)
-        return []
+    def _skip(self, case: str, name: str, reason: str) -> None:
+        text = escape(f"{case:<14} {name:<15} skipped: {reason}")
+        self.console.print(f"[dim]{text}", highlight=False)
 
     def _fail(self, text: str) -> None:
         self.failures.append(text)
-        self.console.print(f"[red]{text}", highlight=False)
+        self.console.print(f"[red]{escape(text)}", highlight=False)
 
     def _say(self, case: Case, name: str) -> None:
         own = {m.metric: m.value for m in self.measured if m.case == case.name and m.subject == name}

@@ -12,7 +12,7 @@ from leyden_platform.messaging import LogReader, Record
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionRecorded, Topics
 
-_QUIET_S = 1.0
+_QUIET_S = 0.5
 """Everything was seen and nothing new came for this long: the end. End offsets are not trusted."""
 _MISSING_QUIET_S = 10.0
 """The same while something is still missing."""

@@ -48,7 +48,7 @@ GOALS = (
     Goal("added median latency, one at a time", "whole-1", "added_p50", "ms", most=1.0),
     Goal("CPU of a streamed chunk", "streamed-32", "cpu_per_chunk", "us", most=50),
     Goal("CPU of a streamed chunk that comes alone", "paced", "cpu_per_chunk", "us", most=50),
-    Goal("memory with 5,000 slow streams", "slow", "memory", "MB", most=500),
+    Goal("memory with 5,000 slow streams", "slow-5000", "memory", "MB", most=500),
     Goal(
         "bytes of a long rollout's log to those of its unique tokens",
         "trajectory",

@@ -54,8 +54,8 @@ class LoadPlan:
     warm_s: float = 0.5
     warm_requests: int = 0
     min_requests: int = 1
-    max_s: float = 60.0
-    drain_s: float = 60.0
+    max_s: float = 150.0
+    drain_s: float = 300.0
     total: int | None = None
     ramp_s: float = 0.0
     requests_per_call: int = 10
@@ -287,6 +287,7 @@ class Run:
         latencies = sorted(load.latencies[start.completed : end.completed])
         first_bytes = sorted(load.first_bytes[start.completed : end.completed])
         return RunResult(
+            answered=load.completed,
             requests=end.completed - start.completed,
             chunks=end.chunks - start.chunks,
             seconds=end.at - start.at,

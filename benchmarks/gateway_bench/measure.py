@@ -31,6 +31,8 @@ _ADDED = {"latency_p50": "added_p50", "latency_p99": "added_p99", "first_byte_p5
 class RunResult:
     """One run of one case. Times are seconds, memory is bytes, latencies are of the window's requests."""
 
+    answered: int
+    """Every 200 there was, warm-up and draining included."""
     requests: int
     chunks: int
     seconds: float
@@ -45,7 +47,7 @@ class RunResult:
     peak_in_flight: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     completion_ids: list[str] = field(default_factory=list)
-    """Of every 200 ever seen, warm-up and draining included."""
+    """Of every 200 that named one."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,12 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def of_run(run: RunResult) -> dict[str, float]:
     """The metrics of one run. Those without meaning (no request, no such process) are left out."""
     metrics = {
-        "memory": run.peak_memory / 1e6,
         "load_core_busy": 100 * run.busy.get("load", 0.0),
         "subject_core_busy": 100 * run.busy.get("subject", 0.0),
         "errors": float(sum(run.errors.values())),
     }
+    if "subject" in run.cpu_s:
+        metrics["memory"] = run.peak_memory / 1e6
     if run.requests:
         metrics |= {
             "rps": run.requests / run.seconds,

@@ -50,6 +50,15 @@ def nginx() -> Path:
     return Path(found)
 
 
+def nginx_version() -> str:
+    """``nginx/1.22.1``, or that there is none."""
+    try:
+        shown = subprocess.run([nginx(), "-v"], capture_output=True, text=True, timeout=10, check=False)
+    except CannotInstall:
+        return "no nginx"
+    return shown.stderr.strip().rpartition(": ")[2]
+
+
 def ensure(peer: PythonPeer, *, install: bool) -> Path:
     """The peer's program, installed now if it is missing and ``install`` allows. Raises ``CannotInstall``."""
     if _installed(peer):

@@ -12,16 +12,16 @@ from gateway_bench.goals import Verdict
 from gateway_bench.measure import Measurement
 
 COLUMNS = {
-    "cpu_per_request": "CPU µs/request",
-    "cpu_per_chunk": "CPU µs/chunk",
-    "rps": "requests/s",
+    "cpu_per_request": "µs/request",
+    "cpu_per_chunk": "µs/chunk",
+    "rps": "req/s",
     "latency_p50": "p50 ms",
     "latency_p99": "p99 ms",
     "added_p50": "added p50",
     "added_p99": "added p99",
-    "added_first_byte_p50": "added 1st byte p50",
-    "memory": "memory MB",
-    "load_core_busy": "load core %",
+    "added_first_byte_p50": "1st byte",
+    "memory": "MB",
+    "load_core_busy": "load %",
     "errors": "errors",
 }
 FULL = 95.0
@@ -49,7 +49,7 @@ def show(console: Console, measured: Sequence[Measurement], verdicts: Sequence[V
 
 
 def _comparison(measured: Sequence[Measurement]) -> Table:
-    table = Table("case", "subject", *COLUMNS.values(), title="Gateways")
+    table = Table("case", "subject", *COLUMNS.values(), title="CPU, throughput, latency in ms, memory")
     last = ""
     for (case, subject), metrics in rows(measured).items():
         if "rps" not in metrics:
