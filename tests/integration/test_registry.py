@@ -216,6 +216,60 @@ async def test_an_explicit_move_goes_either_way_and_is_audited(service: Service)
     assert (last.previous, last.version, last.reason) == (2, 0, "2 answers in Latin")
 
 
+async def test_an_alias_takes_a_share_of_traffic_as_a_canary(service: Service) -> None:
+    for _ in range(2):
+        await service.publish(aliases=["serving"])
+    await service.announced()
+    moved = await service.move("canary", 1, weight=0.25)
+    assert (moved.status_code, moved.json()["weight"]) == (200, 0.25)
+    assert (await service.move("canary", 1, weight=0.25)).json() == moved.json()
+    policy = (await service.http.get("/v1/policies/calculator")).json()
+    assert (policy["aliases"], policy["weights"]) == ({"canary": 1, "serving": 1}, {"canary": 0.25})
+    await service.move("canary", 1, weight=0.5)
+    await service.move("canary", 1)
+    assert (await service.http.get("/v1/policies/calculator")).json()["weights"] == {}
+    announced = await service.announced()
+    assert [(m.key(), m.previous, m.weight) for m in announced if isinstance(m, AliasMoved)] == [
+        ("calculator#canary", None, 0.25),
+        ("calculator#canary", 1, 0.5),
+        ("calculator#canary", 1, None),
+    ]
+
+
+async def test_publishing_moves_a_canary_with_its_share(service: Service) -> None:
+    await service.publish(aliases=["canary"])
+    await service.move("canary", 0, weight=0.1)
+    await service.publish(aliases=["canary"])
+    last = (await service.announced())[-1]
+    assert isinstance(last, AliasMoved)
+    assert (last.version, last.weight) == (1, 0.1)
+    await service.http.post("/v1/announce")
+    again = (await service.announced())[-1]
+    assert again == last
+
+
+@pytest.mark.parametrize(
+    ("alias", "weight", "kind", "hint"),
+    [
+        ("canary", 0, "invalid_request", "weight: Input should be greater than 0"),
+        ("canary", -0.1, "invalid_request", "greater than 0"),
+        ("canary", 1.01, "invalid_request", "less than or equal to 1"),
+        ("canary", "half", "invalid_request", "weight: Input should be a valid number"),
+        ("canary", 0.5, "invalid_weight", "weight 0.5 is more than the 0.4 that is left beside beta 0.6"),
+        ("serving", 0.5, "invalid_weight", "takes what the weighted aliases leave"),
+    ],
+)
+async def test_shares_that_cannot_be_are_refused(
+    service: Service, alias: str, weight: object, kind: str, hint: str
+) -> None:
+    await service.publish(aliases=["serving"])
+    await service.move("beta", 0, weight=0.6)
+    status, refused, message = error_of(await service.move(alias, 0, weight=weight))
+    assert (status, refused) == (422, kind)
+    assert hint in message
+    assert (await service.move("canary", 0, weight=0.4)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "file", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
 )

@@ -33,9 +33,11 @@ class RegistryClient:
         }
         return self._call("POST", f"/v1/policies/{policy}/versions", body)
 
-    def move_alias(self, policy: str, alias: str, version: int, *, reason: str = "") -> dict[str, Any]:
-        """Make an alias name another version, in either direction."""
-        body = {"version": version, "reason": reason}
+    def move_alias(
+        self, policy: str, alias: str, version: int, *, reason: str = "", weight: float | None = None
+    ) -> dict[str, Any]:
+        """Make an alias name a version, in either direction; as a canary, with a share of the traffic."""
+        body = {"version": version, "reason": reason} | ({} if weight is None else {"weight": weight})
         return self._call("PUT", f"/v1/policies/{policy}/aliases/{alias}", body)
 
     def policies(self) -> dict[str, Any]:

@@ -41,4 +41,5 @@ def alias_moved(move: AliasMove) -> AliasMoved:
         alias=move.alias,
         previous=move.previous,
         reason=move.reason,
+        weight=move.weight,
     )

@@ -22,6 +22,7 @@ from leyden_registry.errors import (
     ArtifactTimedOut,
     Conflict,
     InvalidReference,
+    InvalidWeight,
     NotFound,
     RegistryError,
 )
@@ -43,6 +44,7 @@ _STATUS: dict[type[RegistryError], tuple[int, str]] = {
     NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
     InvalidReference: (422, "invalid_reference"),
+    InvalidWeight: (422, "invalid_weight"),
     ArtifactRefused: (422, "artifact_refused"),
     ArtifactTimedOut: (504, "artifact_timed_out"),
 }

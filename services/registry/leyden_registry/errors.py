@@ -17,6 +17,10 @@ class InvalidReference(RegistryError):
     """The request names something that does not exist, for example a parent version."""
 
 
+class InvalidWeight(RegistryError):
+    """The share of traffic cannot be given to this alias."""
+
+
 class ArtifactRefused(RegistryError):
     """The artifact cannot be served or read; ``reason`` is a metric label."""
 

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from leyden_platform.database import enqueue, transaction
 from leyden_registry import metrics, repository
 from leyden_registry.announcements import alias_moved, model_published
-from leyden_registry.errors import Conflict, InvalidReference, NotFound
-from leyden_registry.promotion import held_back
+from leyden_registry.errors import Conflict, InvalidReference, InvalidWeight, NotFound
+from leyden_registry.promotion import held_back, overweight
 from leyden_registry.requests import MoveAliasRequest, PublishRequest
 from leyden_registry.tables import outbox
 from leyden_registry.values import AliasMove, Artifact, Placed, Policy, Publication, Version
@@ -59,16 +59,21 @@ class Registry:
         return publication
 
     async def move_alias(self, policy: str, alias: str, request: MoveAliasRequest) -> AliasMove:
-        """Make the alias name a version, forwards or backwards; nothing happens when it already does.
+        """Make the alias name a version, forwards or backwards, and take a share of traffic or none.
 
-        Raises ``NotFound`` or ``DatabaseUnreachable``.
+        Nothing happens when it already does. Raises ``NotFound``, ``InvalidWeight`` or
+        ``DatabaseUnreachable``.
         """
         async with transaction(self._engine) as connection:
             await repository.lock_policy(connection, policy)
             target = await _existing(connection, policy, request.version)
-            current = (await repository.aliases_of(connection, policy)).get(alias)
-            if current and current.version == target.version:
+            places = await repository.aliases_of(connection, policy)
+            current = places.get(alias)
+            if current and (current.version, current.weight) == (target.version, request.weight):
                 return current
+            weights = {name: place.weight for name, place in places.items() if place.weight is not None}
+            if reason := overweight(alias, request.weight, weights):
+                raise InvalidWeight(f"{policy}#{alias}: {reason}")
             move = await repository.record_move(
                 connection,
                 target,
@@ -76,11 +81,19 @@ class Registry:
                 current.version if current else None,
                 actor=request.actor,
                 reason=request.reason,
+                weight=request.weight,
             )
             await enqueue(connection, outbox, alias_moved(move))
         self._committed()
         metrics.ALIAS_MOVES.labels("explicit").inc()
-        log.info("alias_moved", policy=policy, alias=alias, version=move.version, previous=move.previous)
+        log.info(
+            "alias_moved",
+            policy=policy,
+            alias=alias,
+            version=move.version,
+            previous=move.previous,
+            weight=move.weight,
+        )
         return move
 
     async def announce(self) -> int:
@@ -185,6 +198,7 @@ async def _advance(
                 named.version if named else None,
                 actor=f"run:{version.run}",
                 reason="published",
+                weight=place.weight if place else None,
             )
         )
     return moves, held

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import Row, Select, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -96,6 +96,7 @@ async def record_move(
     *,
     actor: str,
     reason: str,
+    weight: float | None,
 ) -> AliasMove:
     """Make ``alias`` name ``target``, and write it into the audit."""
     audit = insert(alias_moves).values(
@@ -105,6 +106,7 @@ async def record_move(
         version=target.version,
         actor=actor,
         reason=reason,
+        weight=weight,
     )
     row = (await connection.execute(audit.returning(alias_moves))).one()
     place = upsert(aliases).values(policy=target.policy, alias=alias, move_id=row.move_id)
@@ -156,14 +158,26 @@ async def pending_event_ids(connection: AsyncConnection) -> set[UUID]:
 async def _policies(connection: AsyncConnection, found: Select[Any]) -> list[Policy]:
     rows = (await connection.execute(found)).all()
     placed = (
-        select(aliases.c.policy, func.jsonb_object_agg(aliases.c.alias, alias_moves.c.version).label("names"))
+        select(aliases.c.policy, aliases.c.alias, alias_moves.c.version, alias_moves.c.weight)
         .join(alias_moves, aliases.c.move_id == alias_moves.c.move_id)
         .where(aliases.c.policy.in_([row.policy for row in rows]))
-        .group_by(aliases.c.policy)
+        .order_by(aliases.c.alias)
     )
-    named: dict[str, dict[str, int]] = {row.policy: row.names for row in await connection.execute(placed)}
+    named: dict[str, dict[str, int]] = {row.policy: {} for row in rows}
+    weights: dict[str, dict[str, float]] = {row.policy: {} for row in rows}
+    for place in await connection.execute(placed):
+        named[place.policy][place.alias] = place.version
+        if place.weight is not None:
+            weights[place.policy][place.alias] = place.weight
     return [
-        Policy(row.policy, row.tenant, row.next_version - 1, named.get(row.policy, {}), row.created_at)
+        Policy(
+            row.policy,
+            row.tenant,
+            row.next_version - 1,
+            named[row.policy],
+            weights[row.policy],
+            row.created_at,
+        )
         for row in rows
     ]
 
@@ -176,7 +190,7 @@ def _moves() -> Select[Any]:
 def _move(row: Row[Any], tenant: str, run: str) -> AliasMove:
     return AliasMove(
         row.move_id, row.policy, row.alias, row.previous, row.version, tenant, run,
-        row.actor, row.reason, row.moved_at,
+        row.actor, row.reason, row.moved_at, row.weight,
     )  # fmt: skip
 
 

@@ -66,3 +66,9 @@ class MoveAliasRequest(_Request):
     version: VersionNumber
     reason: Text = ""
     actor: Text = Field(default="anonymous", description="Who moves it, for the audit.")
+    weight: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of the bare policy's traffic it takes as a canary; none when left out.",
+    )

@@ -5,6 +5,7 @@ from sqlalchemy import (
     BigInteger,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -66,10 +67,11 @@ alias_moves = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("moved_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("weight", Double, nullable=True),
     ForeignKeyConstraint(["policy", "version"], ["registry.versions.policy", "registry.versions.version"]),
     Index("alias_moves_by_policy", "policy", "move_id"),
 )
-"""The audit: who moved which alias, when and why. Rows are never changed."""
+"""The audit: who moved which alias, when, why, and with which share of traffic. Rows are never changed."""
 
 aliases = Table(
     "aliases",

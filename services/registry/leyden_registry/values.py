@@ -51,6 +51,8 @@ class AliasMove:
     actor: str
     reason: str
     moved_at: datetime
+    weight: float | None
+    """The share of the policy's traffic that the alias takes as a canary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Policy:
     tenant: str
     newest: int
     aliases: dict[str, int]
+    weights: dict[str, float]
+    """Shares of traffic, of the aliases that have one."""
     created_at: datetime
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden_registry.announcements import alias_moved, model_published
-from leyden_registry.promotion import held_back
+from leyden_registry.promotion import held_back, overweight
 from leyden_registry.values import AliasMove, Artifact, Version
 from leyden_schemas import Topics, WeightsKind, decode, encode
 
@@ -79,9 +79,34 @@ def test_a_version_is_announced_whole_and_the_same_each_time() -> None:
 
 def test_each_move_of_an_alias_is_its_own_event() -> None:
     at = datetime(2026, 1, 1, tzinfo=UTC)
-    move = AliasMove(11, "calculator", "serving", 2, 3, "default", "run-a", "ada", "better", at)
+    move = AliasMove(11, "calculator", "serving", 2, 3, "default", "run-a", "ada", "better", at, 0.25)
     message = alias_moved(move)
     assert message.key() == "calculator#serving"
     assert (message.previous, message.version, message.reason) == (2, 3, "better")
+    assert message.weight == 0.25
     assert message.event_id == alias_moved(move).event_id
     assert message.event_id != alias_moved(replace(move, move_id=12)).event_id
+
+
+@pytest.mark.parametrize(
+    ("alias", "weight", "others", "why"),
+    [
+        ("canary", None, {"beta": 1.0}, None),
+        ("canary", 1.0, {}, None),
+        ("canary", 0.7, {"a": 0.1, "b": 0.2}, None),
+        ("canary", 0.5, {"canary": 0.9}, None),
+        (
+            "canary",
+            0.5,
+            {"canary": 0.9, "beta": 0.6},
+            "weight 0.5 is more than the 0.4 that is left beside beta 0.6",
+        ),
+        ("canary", 0.1, {"beta": 1.0}, "weight 0.1 is more than the 0 that is left beside beta 1"),
+        ("serving", None, {"beta": 1.0}, None),
+        ("serving", 0.1, {}, "serving has no weight: it takes what the weighted aliases leave"),
+    ],
+)
+def test_shares_of_traffic(
+    alias: str, weight: float | None, others: dict[str, float], why: str | None
+) -> None:
+    assert overweight(alias, weight, others) == why

@@ -52,6 +52,13 @@ def test_a_move_names_a_version() -> None:
         MoveAliasRequest.model_validate_json('{"version": "latest"}')
 
 
+@pytest.mark.parametrize("weight", ["0", "-1", "1.5", "NaN", "Infinity", '"much"'])
+def test_a_share_of_traffic_lies_above_0_and_up_to_1(weight: str) -> None:
+    assert MoveAliasRequest.model_validate_json('{"version": 3, "weight": 1}').weight == 1
+    with pytest.raises(ValidationError, match="weight"):
+        MoveAliasRequest.model_validate_json(f'{{"version": 3, "weight": {weight}}}')
+
+
 async def test_a_body_cut_short_is_refused_not_logged_as_our_failure() -> None:
     assert await _status_for([{"type": "http.disconnect"}]) == 400
 

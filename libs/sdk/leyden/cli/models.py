@@ -79,12 +79,17 @@ def promote(
     version: Annotated[int, typer.Argument(min=0, help="The version to serve.")],
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "serving",
     reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
+    weight: Annotated[
+        float | None,
+        typer.Option(help="Share of the policy's traffic, 0 to 1, that the alias takes as a canary."),
+    ] = None,
     registry: Registry = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
-    """Move an alias to a version, forwards or back."""
+    """Move an alias to a version, forwards or back. Without --weight it takes no share of the traffic."""
     try:
-        _client(registry, directory).move_alias(policy, alias, version, reason=reason)
+        _client(registry, directory).move_alias(policy, alias, version, reason=reason, weight=weight)
     except RegistryFailed as error:
         raise Failed(escape(str(error))) from None
-    output.print(f"{policy}#{alias} -> {policy}@{version}", highlight=False)
+    share = "" if weight is None else f", {weight:.1%} of the traffic"
+    output.print(f"{policy}#{alias} -> {policy}@{version}{share}", highlight=False)
