@@ -79,7 +79,7 @@ def _introduce(console: Console, cores: Cores) -> None:
     console.print(
         f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}: {cores.describe()}"
     )
-    console.print(f"Peers: {', '.join(_versions())}", highlight=False)
+    console.print(f"Peers: {', '.join(_versions())}", highlight=False, markup=False)
     if os.getloadavg()[0] > QUIET_LOAD:
         console.print(
             f"The machine is not quiet (load {os.getloadavg()[0]:.1f}): do not quote these numbers."

@@ -22,7 +22,16 @@ from gateway_bench.load import LoadPlan
 from gateway_bench.logsize import log_sizes
 from gateway_bench.measure import Accounting, Measurement, RunResult, measurements
 from gateway_bench.payload import request_body
-from gateway_bench.processes import Cores, DidNotStart, await_answer, http, module, own_environment, spawned
+from gateway_bench.processes import (
+    Cores,
+    DidNotStart,
+    await_answer,
+    http,
+    module,
+    own_environment,
+    prepared,
+    spawned,
+)
 from gateway_bench.stub import StubPlan
 from gateway_bench.subjects import Running, Site, Subject
 from gateway_bench.trajectory import Conversation
@@ -154,7 +163,7 @@ class Campaign:
                 timeout=limit_s,
                 check=False,
                 env={**os.environ, **own_environment()},
-                preexec_fn=lambda: os.sched_setaffinity(0, site.cores.load),
+                preexec_fn=prepared(site.cores.load),
             )
         if done.returncode:
             logs = "\n".join(f"{log.name}: {processes.tail(log)}" for log in site.folder.glob("*.log"))

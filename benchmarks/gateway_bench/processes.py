@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leyden_local.supervisor import die_with_parent
+
 BENCHMARKS = Path(__file__).parents[1]
 _START_S = 90.0
 _STOP_S = 20.0
@@ -73,12 +75,24 @@ def spawned(
             env={**kept, **(env or {})},
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=prepared(cores),
         )
     try:
         yield process
     finally:
         _end(process)
+
+
+def prepared(cores: tuple[int, ...]) -> Callable[[], None]:
+    """What a child does before its program: keep to its cores, and end when the benchmark is killed."""
+    die = die_with_parent(signal.SIGKILL)
+
+    def prepare() -> None:
+        os.sched_setaffinity(0, cores)
+        if die:
+            die()
+
+    return prepare
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
