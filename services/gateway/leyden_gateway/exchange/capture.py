@@ -220,7 +220,8 @@ def merge_delta(message: JsonObject, delta: Fields) -> None:
             message[name] = (message.get(name) or "") + piece
     if "role" in delta and (role := _text(delta["role"])):
         message["role"] = role
-    for piece in value(delta, "tool_calls") or ():
+    calls = value(delta, "tool_calls") if "tool_calls" in delta else None
+    for piece in calls if isinstance(calls, list) else ():
         if isinstance(piece, dict):
             _merge_tool_call(message.setdefault("tool_calls", []), piece)
 

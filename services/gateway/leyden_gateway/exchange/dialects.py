@@ -11,10 +11,8 @@ from time import time
 from typing import Any, Protocol
 from uuid import UUID
 
-import msgspec
-
 from leyden_gateway.errors import ApiError, InvalidRequest
-from leyden_gateway.exchange.fields import Fields, encode, of
+from leyden_gateway.exchange.fields import Fields, decoded, encode, of
 from leyden_gateway.exchange.sse import encode_event
 from leyden_platform.dialects import UnsupportedRequest, messages, responses
 from leyden_schemas import JsonObject
@@ -80,7 +78,7 @@ class Dialect:
 
 def plain(fields: Fields) -> JsonObject:
     """Raw members as Python values."""
-    payload: JsonObject = msgspec.json.decode(encode(fields))
+    payload: JsonObject = decoded(encode(fields))
     return payload
 
 

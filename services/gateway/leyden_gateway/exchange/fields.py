@@ -5,7 +5,7 @@ as raw values, checked to be JSON but never built as Python objects.
 """
 
 from collections.abc import Mapping
-from math import inf
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -47,6 +47,8 @@ def parse(text: bytes) -> Fields:
         raise NotJson(f"the text is not valid JSON: {error}") from None
     if deeper_than(text, MAX_DEPTH):
         raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep")
+    if _may_have_endless_number(text):
+        _check_numbers(text)
     return fields
 
 
@@ -63,45 +65,63 @@ def parse_lenient(text: bytes) -> Fields:
         raise NotJson(f"the text is not valid JSON: {error}") from None
 
 
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NOT_BRACKETS = bytes(set(range(256)) - set(b'[]{}"'))
+_STEPS = bytes.maketrans(b"[]", b"\x01\xff")
+_USUAL_DEPTH = 12
 
 
 def deeper_than(text: bytes, limit: int) -> bool:
-    """Whether valid JSON is nested more than ``limit`` levels.
-
-    Only brackets are looked at, innermost pairs removed level by level; brackets inside strings may leave
-    a rest that does not pair up, and only then the text is parsed.
-    """
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return False
-    brackets = text.translate(None, _NOT_BRACKETS)
-    for _ in range(limit):
-        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not fewer:
-            return False
-        if len(fewer) == len(brackets):
-            return _parsed_depth(text) > limit
-        brackets = fewer
-    return True
+    """Whether valid JSON is nested more than ``limit`` levels; brackets inside strings do not count."""
+    return len(text) > limit and _depth(text) > limit
 
 
-def _parsed_depth(text: bytes) -> float:
+def _depth(text: bytes) -> int:
+    """Innermost pairs of brackets are removed level by level; of what is unusually deep, they are summed."""
+    brackets = _brackets(text)
+    for depth in range(_USUAL_DEPTH):
+        if not brackets:
+            return depth
+        brackets = brackets.replace(b"[]", b"")
+    steps = memoryview(brackets.translate(_STEPS)).cast("b")
+    return _USUAL_DEPTH + max(accumulate(steps), default=0)
+
+
+def _brackets(text: bytes) -> bytes:
+    """The brackets of valid JSON that are not inside strings, all of them square."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = text.translate(_BRACKETS, _NOT_BRACKETS).replace(b'""', b"")
+    return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
+
+
+_BLOCK = 2048
+
+
+def _may_have_endless_number(text: bytes) -> bool:
+    """Whether a number may have more digits than readers of the log take (4300): it would fill a block."""
+    return any(text[start : start + _BLOCK].isdigit() for start in range(0, len(text), _BLOCK))
+
+
+def _check_numbers(text: bytes) -> None:
     try:
-        level = [from_json(text)]
-    except ValueError:
-        return inf
-    deepest = 0
-    while level:
-        nested = [item for item in level if isinstance(item, dict | list)]
-        deepest += bool(nested)
-        level = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
-    return deepest
+        from_json(text)
+    except ValueError as error:
+        raise NotJson(f"the JSON cannot be passed on: {error}") from None
+
+
+def decoded(raw: Raw | bytes) -> Any:
+    """JSON text as a Python value; numbers too large for a float are infinite."""
+    try:
+        return msgspec.json.decode(raw)
+    except msgspec.ValidationError:
+        return from_json(bytes(raw))
 
 
 def value(fields: Mapping[str, Raw], name: str) -> Any:
     """A member as a Python value; None when it is absent or null."""
     raw = fields.get(name)
-    return None if raw is None else msgspec.json.decode(raw)
+    return None if raw is None else decoded(raw)
 
 
 def objects(raw: Raw | None) -> list[Fields]:

@@ -104,9 +104,9 @@ def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version
         return "unknown_version"
     if not choice.ids or not capture.prompt_of(choice):
         return "no_token_ids"
-    if not choice.readable or len(choice.logprobs) != choice.sampled:
+    if choice.readable and len(choice.logprobs) != choice.sampled:
         return "logprobs_mismatch"
-    if not choice.finite():
+    if not choice.readable or not choice.finite():
         return "logprobs_not_finite"
     if _counted(capture) not in (None, sum(c.sampled for c in capture.choices.values())):
         return "token_count_mismatch"
