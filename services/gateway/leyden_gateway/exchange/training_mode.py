@@ -99,15 +99,18 @@ def _force(request: Fields, body: dict[str, Any], sampling: Sampling) -> JsonObj
 
 
 def _bound_tokens(request: Fields, body: dict[str, Any], limit: int | None) -> JsonObject:
-    """The task's limit is an upper bound: a caller may ask for less, not for more."""
+    """The task's limit is an upper bound: a caller may ask for less, not for more, under either name."""
     if limit is None:
         return {}
-    name = next((name for name in MAX_TOKENS if value(request, name) is not None), "max_tokens")
-    asked = value(request, name)
-    if (number := _whole(asked)) is not None and number <= limit:
-        return {}
-    body[name] = limit
-    return {} if asked is None else {name: asked}
+    overridden: JsonObject = {}
+    names = [name for name in MAX_TOKENS if value(request, name) is not None]
+    for name in names:
+        asked = value(request, name)
+        if (number := _whole(asked)) is None or number > limit:
+            body[name], overridden[name] = limit, asked
+    if not names:
+        body["max_tokens"] = limit
+    return overridden
 
 
 def _fill(request: Fields, body: dict[str, Any], sampling: Sampling) -> None:
@@ -118,10 +121,11 @@ def _fill(request: Fields, body: dict[str, Any], sampling: Sampling) -> None:
 
 
 def _capture(request: Fields, *, text: bool) -> JsonObject:
-    """Text completions ask for logprobs by a number, and for the sampled token's even with 1."""
+    """Text completions ask for logprobs by a number; any brings the sampled token's."""
     asked: JsonObject = {"return_token_ids": True, "logprobs": True}
     if text:
-        asked["logprobs"] = max(1, _whole(value(request, "logprobs")) or 1)
+        number = _whole(value(request, "logprobs"))
+        asked["logprobs"] = 1 if number is None else number
     options = value(request, "stream_options")
     if value(request, "stream") is True and (options is None or isinstance(options, dict)):
         asked["stream_options"] = {**(options or {}), "include_usage": True}
