@@ -1,7 +1,7 @@
 """What the messaging seam promises, held against a real broker (embedded, or ``LEYDEN_TEST_KAFKA``)."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from uuid import uuid4
 
@@ -13,21 +13,25 @@ from leyden_platform.messaging import (
     FailurePolicy,
     KafkaPublisher,
     LogReader,
+    MemoryPublisher,
     OffsetTracker,
     Partition,
     PoisonedStream,
     Processor,
+    Publisher,
+    PublishFailed,
     Record,
     Rejected,
     Unavailable,
     ensure_topics,
 )
 from leyden_platform.settings import KafkaSettings
-from leyden_schemas import DeadLetter, Task, Topic, Topics
+from leyden_schemas import DeadLetter, Task, Topic, Topics, encode
 
 pytestmark = pytest.mark.kafka
 
 DEADLINE_S = 40.0
+LIMIT = 64 * 1024
 QUICK = FailurePolicy(attempts=2, backoff_s=0.01)
 
 
@@ -203,6 +207,89 @@ async def test_records_arrive_in_order_with_their_headers(
     assert group.log[0].headers["ce_type"] == "dev.leyden.Task"
     assert group.processors[0].drained
     assert group.processors[0].closed
+
+
+class Sink:
+    """A publisher, the topic it writes to, and a way to see what is there."""
+
+    def __init__(
+        self, publisher: Publisher, topic: str, read: Callable[[int], Awaitable[list[object]]]
+    ) -> None:
+        self.publisher, self.topic, self.read = publisher, topic, read
+
+
+@pytest.fixture(params=["memory", "kafka"])
+def sink(request: pytest.FixtureRequest, kafka: KafkaSettings, topic: str, publisher: KafkaPublisher) -> Sink:
+    memory = MemoryPublisher()
+
+    async def remembered(_count: int) -> list[object]:
+        return list(memory.published)
+
+    async def logged(count: int) -> list[object]:
+        found: list[Record] = []
+        async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic) as reader:
+            while len(found) < count:
+                found += await reader.poll(0.2)
+        return [record.message() for record in found]
+
+    if request.param == "memory":
+        return Sink(memory, topic, remembered)
+    return Sink(publisher, topic, logged)
+
+
+async def test_encoded_messages_are_those_that_were_encoded_in_order(sink: Sink) -> None:
+    await sink.publisher.publish(task("a"), task("b"), topic=sink.topic)
+    await sink.publisher.publish_encoded(sink.topic, b"c", encode(task("c")), [("ce_id", b"1")])
+    await sink.publisher.publish(task("d"), topic=sink.topic)
+    assert await sink.read(4) == [task("a"), task("b"), task("c"), task("d")]
+
+
+async def test_encoded_records_keep_key_and_headers(
+    kafka: KafkaSettings, topic: str, publisher: KafkaPublisher
+) -> None:
+    await publisher.publish_encoded(topic, b"k", b"\xff", [("ce_id", b"1"), ("traceparent", b"00-a-b-01")])
+    async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic) as reader:
+        while not (found := await reader.poll(0.2)):
+            pass
+    assert (found[0].key, found[0].value) == (b"k", b"\xff")
+    assert found[0].headers == {"ce_id": "1", "traceparent": "00-a-b-01"}
+
+
+@pytest.mark.parametrize("size", [LIMIT, 3 * LIMIT])
+async def test_what_is_too_large_is_rejected_alone(kafka: KafkaSettings, topic: str, size: int) -> None:
+    small = KafkaPublisher(kafka.model_copy(update={"max_message_bytes": LIMIT}), "test")
+    await small.start()
+    try:
+        with pytest.raises(Rejected, match="LEYDEN_KAFKA_MAX_MESSAGE_BYTES") as rejected:
+            await small.publish_encoded(topic, b"k", b"x" * size, [])
+        assert rejected.value.reason == "too_large"
+        await small.publish_encoded(topic, b"k", b"x" * (LIMIT // 2), [])
+    finally:
+        await small.stop()
+
+
+async def test_a_stopped_publisher_refuses(kafka: KafkaSettings, topic: str) -> None:
+    stopped = KafkaPublisher(kafka, "test")
+    await stopped.start()
+    await stopped.stop()
+    with pytest.raises(PublishFailed, match="not started"):
+        await stopped.publish_encoded(topic, b"k", b"v", [])
+
+
+async def test_what_is_on_its_way_when_a_publisher_stops_is_flushed(kafka: KafkaSettings, topic: str) -> None:
+    leaving = KafkaPublisher(kafka, "test")
+    await leaving.start()
+    sending = [
+        asyncio.create_task(leaving.publish_encoded(topic, b"k", encode(task(f"{n}")), [])) for n in range(50)
+    ]
+    await asyncio.sleep(0)
+    await leaving.stop()
+    await asyncio.gather(*sending)
+    async with asyncio.timeout(DEADLINE_S), LogReader(kafka, topic) as reader:
+        found: list[Record] = []
+        while len(found) < 50:
+            found += await reader.poll(0.2)
+    assert [record.message().task_id for record in found] == [f"{n}" for n in range(50)]
 
 
 async def test_a_restart_begins_at_the_low_watermark(
