@@ -4,7 +4,8 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from client_stack import ClientProgram, Programs, Stack, clients_python, running_stack
+from client_programs import ClientProgram, Programs, clients_python
+from client_stack import Stack, running_stack
 from scripted_replica import ScriptedReplica
 
 from leyden_platform.settings import KafkaSettings

@@ -1,17 +1,16 @@
 """Agent frameworks that speak chat completions, set up as their users would: another base URL and key."""
 
 import json
-from typing import Any
 
 import pytest
-from client_stack import POLICY, Caller, ClientProgram, Programs, Stack
-from scripted_replica import Call, ScriptedReplica, Turn, ids, prompt_tokens
-
-from leyden_schemas import CompletionRecorded
+from client_checks import agreed
+from client_programs import ClientProgram, Programs
+from client_stack import POLICY, Stack
+from replica_script import Call, Turn
+from scripted_replica import ScriptedReplica
 
 pytestmark = pytest.mark.kafka
 
-Json = dict[str, Any]
 QUESTION = "What is 3 * 4?"
 TOOL_TURNS = (Turn(calls=(Call("multiply", '{"a":3,"b":4}'),)), Turn("It is 12."))
 PARALLEL = Turn(
@@ -37,21 +36,6 @@ def litellm(program: Programs) -> ClientProgram:
 @pytest.fixture
 def dspy(program: Programs) -> ClientProgram:
     return program("use_dspy")
-
-
-def agreed(stack: Stack, caller: Caller, replica: ScriptedReplica, *turns: Turn) -> list[CompletionRecorded]:
-    """The rollout's records, after checking that they are what the replica was asked and sampled."""
-    records = stack.records(caller)
-    assert len(records) == len(replica.seen) == len(turns)
-    for record, seen, turn in zip(records, replica.seen, turns, strict=True):
-        assert (record.untrainable, record.finish_reason) == (None, turn.reason())
-        assert record.prompt_token_ids == ids(prompt_tokens(seen.request))
-        assert record.token_ids == ids(turn.tokens())
-        assert len(record.logprobs) == len(record.token_ids)
-        assert record.request["messages"] == seen.request["messages"]
-        assert record.request.get("tools") == seen.request.get("tools")
-        assert record.streamed == bool(seen.request.get("stream"))
-    return records
 
 
 # LangChain and LangGraph

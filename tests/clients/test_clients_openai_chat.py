@@ -1,17 +1,18 @@
 """OpenAI's client and chat completions: it gets what the replica sent, and what was sampled is recorded."""
 
 import json
-from typing import Any
 
 import pytest
-from client_stack import POLICY, ClientProgram, Programs, Stack
-from scripted_replica import Call, ScriptedReplica, Turn, events, ids, logprob, prompt_tokens
+from client_checks import Json, extends, without
+from client_programs import ClientProgram, Programs
+from client_stack import POLICY, Stack
+from replica_script import Call, Turn, ids, logprob, prompt_tokens
+from scripted_replica import ScriptedReplica, events
 
 from leyden_schemas import CompletionStatus, Protocol, Split
 
 pytestmark = pytest.mark.kafka
 
-Json = dict[str, Any]
 HELLO: Json = {"model": "gpt-4o", "messages": [{"role": "user", "content": "What is 3 * 4?"}]}
 CALCULATOR: Json = {
     "type": "function",
@@ -37,11 +38,6 @@ STREAMED = ("chat_stream", "chat_stream_async")
 @pytest.fixture
 def openai(program: Programs) -> ClientProgram:
     return program("use_openai")
-
-
-def without(answer: Json, *names: str) -> Json:
-    """The answer without some of its own fields."""
-    return {name: value for name, value in answer.items() if name not in names}
 
 
 def as_asked(sent: Json, *, usage: bool = False) -> Json:
@@ -275,9 +271,8 @@ def test_turns_of_a_conversation_extend_each_other(
         got = openai.run("chat", api=caller.openai, model="m", messages=messages, tools=[CALCULATOR])
         messages += [got["answer"]["choices"][0]["message"], follow_up]
     first, second, third = stack.records(caller)
-    for earlier, later in ((first, second), (second, third)):
-        told = earlier.prompt_token_ids + earlier.token_ids
-        assert later.prompt_token_ids[: len(told)] == told
+    assert extends(first, second)
+    assert extends(second, third)
     assert [len(record.request["messages"]) for record in (first, second, third)] == [1, 3, 5]
 
 

@@ -1,4 +1,4 @@
-"""DSPy, which calls through LiteLLM."""
+"""DSPy's modules, whole and streamed."""
 
 from typing import Any
 

@@ -126,6 +126,11 @@ def embed(api: Api, **create: Any) -> Seen:
 
 
 @case
+def moderate(api: Api, **create: Any) -> Seen:
+    return client(api).moderations.create(**create).to_dict(mode="json")
+
+
+@case
 def respond(api: Api, **create: Any) -> Seen:
     raw = client(api).responses.with_raw_response.create(**create)
     answer = raw.parse()
