@@ -9,9 +9,18 @@ from leyden_platform.workers import die_with_parent, run_workers, worker_number
 
 
 def workers(settings: GatewaySettings) -> list[dict[str, str]]:
-    """What differs between the processes: the port of the metrics, and the spool's folder."""
-    first = settings.ops.port
-    return [{"LEYDEN_OPS_PORT": str(first + number if first else 0)} for number in range(settings.processes)]
+    """What differs between the processes: the ports of metrics and of the admin routes, counted up."""
+    return [
+        {
+            "LEYDEN_OPS_PORT": _nth(settings.ops.port, number),
+            "LEYDEN_GATEWAY_ADMIN_PORT": _nth(settings.control.admin_port, number),
+        }
+        for number in range(settings.processes)
+    ]
+
+
+def _nth(port: int, number: int) -> str:
+    return str(port + number if port else 0)
 
 
 if __name__ == "__main__":

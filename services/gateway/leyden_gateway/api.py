@@ -11,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 from leyden_gateway import metrics
 from leyden_gateway.attribution.paths import parse_path
 from leyden_gateway.attribution.scope import Attribution
-from leyden_gateway.control.budget import CompletionBudget
-from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute, Overloaded
+from leyden_gateway.control.admission import Admission
+from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.dialects import CHAT, ROUTES, Dialect
 from leyden_gateway.exchange.exchange import Exchange, Tools
@@ -37,11 +37,9 @@ _OPERATIONS = {Protocol.COMPLETIONS: "text_completion"}
 class Front:
     """Every route, under every prefix that names a rollout, a session or an agent."""
 
-    def __init__(self, tools: Tools, catalogue: Catalogue, clock: Clock) -> None:
-        self._tools, self._catalogue, self._clock = tools, catalogue, clock
+    def __init__(self, tools: Tools, admission: Admission, catalogue: Catalogue, clock: Clock) -> None:
+        self._tools, self._admission, self._catalogue, self._clock = tools, admission, catalogue, clock
         self._settings = tools.settings
-        self._budget = CompletionBudget(tools.settings.budget_entries)
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure is an error object of the protocol that was spoken."""
@@ -49,8 +47,6 @@ class Front:
         caller = Caller(scope, receive, send, stall_timeout_s=self._settings.caller_stall_timeout_s)
         path = scope["raw_path"].decode("latin-1")
         dialect = ROUTES.get(path[path.rfind("/v1/") :], CHAT)
-        self._in_flight += 1
-        metrics.IN_FLIGHT.inc()
         try:
             await self._answer(scope["method"], path, caller, started)
         except ApiError as error:
@@ -62,9 +58,6 @@ class Front:
             if caller.started:
                 raise
             await _refuse(caller, dialect, ApiError("the gateway failed to answer; its log has the reason"))
-        finally:
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.dec()
 
     async def _answer(self, method: str, path: str, caller: Caller, started: float) -> None:
         named, route = parse_path(path)
@@ -81,10 +74,6 @@ class Front:
             await self._complete(dialect, whose, caller, started)
 
     async def _complete(self, dialect: Dialect, whose: Attribution, caller: Caller, started: float) -> None:
-        if self._in_flight > self._settings.max_in_flight:
-            raise Overloaded(f"{self._settings.max_in_flight} calls are in flight; try again shortly")
-        if whose.claims:
-            self._budget.take((whose.rollout_id, whose.attempt), whose.claims.max_completions)
         call = Call(
             new_id(),
             whose,
@@ -96,15 +85,15 @@ class Front:
             client=(caller.header(b"user-agent") or "")[:200],
         )
         call.trace = _trace_context(caller, whose)
-        exchange = Exchange(self._tools, dialect, caller, call)
-        body = await self._body(caller)
-        if exporting():
-            ending = await _traced(exchange, body)
-        else:
-            ending = await exchange.run(body)
-        if ending.http_status >= 500 and whose.claims:
-            self._budget.give_back((whose.rollout_id, whose.attempt))
-        metrics.answered(call.protocol, streamed=call.streamed, status=ending.http_status)
+        self._admission.admit(call)
+        exchange, status = Exchange(self._tools, dialect, caller, call), 499
+        try:
+            body = await self._body(caller)
+            ending = await (_traced(exchange, body) if exporting() else exchange.run(body))
+            status = ending.http_status
+        finally:
+            self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
+        metrics.answered(call.protocol, streamed=call.streamed, status=status)
         metrics.request_seconds(call.streamed).observe(perf_counter() - started)
 
     async def _body(self, caller: Caller) -> bytes | ApiError:
@@ -150,8 +139,8 @@ def span_attributes(exchange: Exchange, ending: Ending) -> dict[str, str | int]:
         else call.operation,
         "gen_ai.provider.name": "leyden",
         "gen_ai.request.model": call.policy_ref,
-        "gen_ai.usage.input_tokens": capture.prompt_ids.count(b",") + bool(capture.prompt_ids),
-        "gen_ai.usage.output_tokens": sum(choice.sampled for choice in capture.choices.values()),
+        "gen_ai.usage.input_tokens": capture.prompt_tokens,
+        "gen_ai.usage.output_tokens": capture.tokens - capture.prompt_tokens,
         "http.response.status_code": ending.http_status,
         "leyden.rollout_id": str(call.attribution.rollout_id),
         "leyden.attempt": call.attribution.attempt,

@@ -4,9 +4,18 @@ from collections.abc import Sequence
 
 from leyden_gateway.api import Front
 from leyden_gateway.attribution.gatekeeper import Gatekeeper
+from leyden_gateway.control.admin import admin_server
+from leyden_gateway.control.admission import Admission
+from leyden_gateway.control.budget import CompletionBudget
+from leyden_gateway.control.calls import Calls
+from leyden_gateway.control.limits import TenantLimiter
+from leyden_gateway.control.pause import Pause
+from leyden_gateway.control.views import Controls, NoSpool, PolicyView
 from leyden_gateway.exchange.exchange import Tools
 from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.recorder import Recorder
+from leyden_gateway.recording.redaction import Redaction
+from leyden_gateway.recording.retries import Retries
 from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.routing.changes import Changes
 from leyden_gateway.routing.dispatch import Dispatcher
@@ -33,27 +42,30 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     router = Router(models, replicas, changes, park_timeout_s=settings.park_timeout_s)
     dispatcher = Dispatcher(router, replicas, upstream, settings.routing, attempts=settings.upstream_attempts)
     conversations = Conversations(memory_bytes=64 * 1024 * 1024, horizon_s=3600)
+    recorder = Recorder(
+        publisher, conversations, Redaction.of(settings.redaction), timeout_s=settings.record_timeout_s
+    )
+    limiter, calls, pause = TenantLimiter(settings.control.tenant_limits), Calls(), Pause()
+    budget = CompletionBudget(settings.budget_entries)
     gatekeeper = Gatekeeper(
         settings.attribution,
         settings.token,
         allow_anonymous=settings.allow_anonymous,
         known_policy=lambda policy: policy in models.table.versions,
     )
-    tools = Tools(
-        settings,
-        gatekeeper,
-        externals,
-        dispatcher,
-        Recorder(publisher, conversations, timeout_s=settings.record_timeout_s),
-    )
-    front = Front(tools, Catalogue(models, replicas, externals), SystemClock())
+    drain_timeout_s = settings.drain_timeout_s / 2
+    tools = Tools(settings, gatekeeper, externals, dispatcher, recorder, Retries(), pause)
+    admission = Admission(limiter, budget, calls, max_in_flight=settings.max_in_flight)
+    front = Front(tools, admission, Catalogue(models, replicas, externals), SystemClock())
+    controls = Controls(replicas, PolicyView(models), NoSpool(), calls, limiter, pause)
+    admin = admin_server(settings.control, controls, drain_timeout_s=drain_timeout_s)
     server = HttpServer(
         "gateway",
         front,
         settings.host,
         settings.port,
-        drain_timeout_s=settings.drain_timeout_s / 2,
+        drain_timeout_s=drain_timeout_s,
         share_port=settings.processes > 1,
     )
     server.bind()
-    return [publisher, upstream, models, replicas, server]
+    return [publisher, upstream, models, replicas, *([admin] if admin else []), server]

@@ -7,6 +7,8 @@ from pydantic_core import from_json
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from leyden_gateway.attribution.settings import AttributionSettings
+from leyden_gateway.control.settings import ControlSettings
+from leyden_gateway.recording.redaction import RedactionSettings
 from leyden_gateway.routing.settings import RoutingSettings
 from leyden_platform.settings import ServiceSettings
 from leyden_platform.tokens import TokenSettings
@@ -19,15 +21,17 @@ class GatewaySettings(ServiceSettings):
 
     token: TokenSettings = Field(default_factory=TokenSettings)
     attribution: AttributionSettings = Field(default_factory=AttributionSettings)
+    control: ControlSettings = Field(default_factory=ControlSettings)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
+    redaction: RedactionSettings = Field(default_factory=RedactionSettings)
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)
     processes: int = Field(
         default=1,
         ge=1,
         le=256,
-        description="Processes that share the port, one per core to use; the metrics of each are on a port of "
-        "their own, counted up from LEYDEN_OPS_PORT.",
+        description="Processes that share the port, one per core; metrics and admin routes of each are on ports "
+        "of their own, counted up from LEYDEN_OPS_PORT and ADMIN_PORT.",
     )
     replicas: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://localhost:8001",),

@@ -184,6 +184,21 @@ class Capture:
         """Whether any token has arrived."""
         return any(choice.ids or choice.logprobs for choice in self.choices.values())
 
+    @property
+    def prompt_tokens(self) -> int:
+        """How long the prompt was: by its ids, else by the replica's count."""
+        return self.prompt_ids.count(b",") + 1 if self.prompt_ids else self._used("prompt_tokens")
+
+    @property
+    def tokens(self) -> int:
+        """Prompt and sampled tokens of the call."""
+        sampled = sum(choice.sampled for choice in self.choices.values())
+        return self.prompt_tokens + (sampled or self._used("completion_tokens"))
+
+    def _used(self, name: str) -> int:
+        count = (self.usage or {}).get(name)
+        return count if type(count) is int else 0
+
     def finished(self, expected: int) -> bool:
         """Whether all ``expected`` alternatives have ended."""
         return sum(choice.finish_reason is not None for choice in self.choices.values()) >= expected

@@ -12,6 +12,8 @@ import msgspec
 
 from leyden_gateway import metrics
 from leyden_gateway.attribution.gatekeeper import Gatekeeper
+from leyden_gateway.control.pause import Pause
+from leyden_gateway.control.sizes import check_messages
 from leyden_gateway.errors import ApiError, GatewayStopping, InvalidRequest, MalformedAnswer, UpstreamFailed
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.capture import Capture, error_text
@@ -22,6 +24,7 @@ from leyden_gateway.exchange.sse import encode_event
 from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
 from leyden_gateway.recording.record import Call, Ending, records
 from leyden_gateway.recording.recorder import Recorder
+from leyden_gateway.recording.retries import Retries
 from leyden_gateway.routing.dispatch import Dispatcher
 from leyden_gateway.routing.externals import External, Externals
 from leyden_gateway.settings import GatewaySettings
@@ -53,6 +56,8 @@ class Tools:
     externals: Externals
     dispatcher: Dispatcher
     recorder: Recorder
+    retries: Retries
+    pause: Pause
 
 
 class Exchange:
@@ -109,9 +114,13 @@ class Exchange:
             call.request = parse(body)
         except NotJson as error:
             raise InvalidRequest(f"the request: {error}") from None
+        check_messages(call.request, self._tools.settings.control.max_messages)
         named = {name: value(call.request, name) for name in _NAMING if name in call.request}
         call.user = _text(named.get("user"))
         call.attribution = self._tools.gatekeeper.refine(call.attribution, named)
+        call.retry_of = self._tools.retries.link(
+            call.attribution, self._caller.headers, body, call.completion_id
+        )
         self._external = self._tools.externals.find(named.get("model"), call.attribution.tenant)
         asked = dialect.to_upstream(call.request)
         if dialect.translator:
@@ -125,6 +134,8 @@ class Exchange:
         return prepared
 
     async def _converse(self, prepared: Prepared) -> Outcome:
+        if self._tools.pause.paused:
+            await self._tools.pause.resumed(self._tools.settings.park_timeout_s)
         answer = await self._tools.dispatcher.open(self.call, prepared, self._external)
         try:
             outcome = await (self._stream if answer.streamed else self._whole)(answer, prepared)

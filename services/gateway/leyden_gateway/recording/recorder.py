@@ -13,6 +13,7 @@ from leyden_gateway.errors import ApiError, RecordingUnavailable, RecordTooLarge
 from leyden_gateway.exchange.fields import encode
 from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.record import Call, Record, without_payload
+from leyden_gateway.recording.redaction import Redaction
 from leyden_platform.messaging import Publisher, PublishFailed, Rejected
 from leyden_schemas import Topics
 
@@ -29,8 +30,16 @@ _STATIC_HEADERS = [
 class Recorder:
     """Publishes, and counts what was acknowledged and what was not."""
 
-    def __init__(self, publisher: Publisher, conversations: Conversations, *, timeout_s: float) -> None:
-        self._publisher, self._conversations, self._timeout_s = publisher, conversations, timeout_s
+    def __init__(
+        self,
+        publisher: Publisher,
+        conversations: Conversations,
+        redaction: Redaction | None,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._publisher, self._conversations, self._redaction = publisher, conversations, redaction
+        self._timeout_s = timeout_s
 
     async def record(self, call: Call, records: Sequence[Record]) -> None:
         """Return once Kafka has acknowledged all. Raises ``RecordingUnavailable`` or ``RecordTooLarge``.
@@ -39,6 +48,8 @@ class Recorder:
         missing from it.
         """
         started = perf_counter()
+        if self._redaction is not None:
+            records = [await self._redaction.apply(record) for record in records]
         try:
             await self._publish_all(call, records)
         except Rejected as rejected:
