@@ -1,8 +1,8 @@
 """A gateway in the test's own event loop, and the few things tests do with it."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,14 +10,18 @@ from uuid import UUID, uuid4
 
 import httpx
 import openai
+import pytest
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 from vllm_stub import eventually
 
 from leyden_gateway.app import build
+from leyden_gateway.routing.lane import Lane
 from leyden_gateway.routing.models_table import ModelsTable
 from leyden_gateway.routing.replicas import Replicas
 from leyden_gateway.settings import GatewaySettings
+from leyden_gateway.upstream.client import Upstream
+from leyden_gateway.upstream.connection import Connection
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, LogReader, Record, ensure_topics
 from leyden_platform.service import run_components
@@ -30,9 +34,12 @@ from leyden_schemas import (
     Sampling,
     Split,
     Topics,
+    expand,
 )
 
 SECRET = SecretStr("a secret of at least thirty-two characters")
+PUBLISHES = [name for name in vars(KafkaPublisher) if name.startswith("publish")]
+"""Every way to publish."""
 CALCULATOR: Any = {
     "type": "function",
     "function": {
@@ -53,6 +60,8 @@ class Gateway:
     publisher: KafkaPublisher
     models: ModelsTable
     replicas: Replicas
+    upstream: Upstream
+    log: "Log"
 
     def claims(
         self,
@@ -88,7 +97,10 @@ class Gateway:
     ) -> openai.AsyncOpenAI:
         """The real client library, set up as an agent's environment would."""
         base_url = self.base_url(claims, agent) if path else f"{self.url}/v1"
-        return openai.AsyncOpenAI(base_url=base_url, api_key=self.token(claims), max_retries=0)
+        http = openai.DefaultAsyncHttpxClient(verify=False)  # loading authorities takes longer than a call
+        return openai.AsyncOpenAI(
+            base_url=base_url, api_key=self.token(claims), max_retries=0, http_client=http
+        )
 
     async def post(
         self,
@@ -101,7 +113,7 @@ class Gateway:
         """A plain HTTP call, for what client libraries hide."""
         url = self.base_url(claims) if claims else f"{self.url}/v1"
         own = {"Authorization": f"Bearer {self.token(claims)}"} if claims else {}
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=30, verify=False) as client:
             return await client.post(
                 f"{url}/chat/completions",
                 headers={**own, **(headers or {})},
@@ -134,29 +146,98 @@ class Gateway:
             await eventually(lambda: table.aliases.get(self.policy, {}).get("serving") == serving)
 
     async def log_now(self, rollout_id: UUID | None = None) -> list[Record]:
-        """The rollout's (or all) records that are on the log at this moment; nothing is waited for."""
-        keys = (str(rollout_id).encode(),) if rollout_id else None
-        found = []
-        async with LogReader(self.kafka, Topics.EVENTS.name) as reader:
-            ends = await reader.end_offsets()
-            while not _reached(await reader.positions(), ends):
-                found += [r for r in await reader.poll(0.5) if keys is None or r.key in keys]
-        return found
+        """The rollout's records, or all since this gateway runs, that are on the log at this moment."""
+        await self.log.catch_up()
+        key = str(rollout_id).encode()
+        return [record for record in self.log.records if rollout_id is None or record.key == key]
 
     async def completions(self, rollout_id: UUID, count: int = 1) -> list[CompletionRecorded]:
-        """The rollout's completions, as soon as there are at least ``count``."""
+        """The rollout's completions, whole, as soon as there are at least ``count``."""
         async with asyncio.timeout(10):
             while len(found := await self.log_now(rollout_id)) < count:
-                pass
-        return [record.message() for record in found]
+                await self.log.more()
+        whole: dict[UUID, CompletionRecorded] = {}
+        for record in found:
+            message = record.message()
+            whole[message.completion_id] = expand(message, whole.get)
+        return list(whole.values())
+
+    async def rest(self) -> None:
+        """Return when no call is in hand; fail when something of one is left over: a connection, a place."""
+        await eventually(lambda: not self.metric("leyden_gateway_in_flight"))
+        await eventually(lambda: not [lane.in_flight for lane in self._lanes() if lane.in_flight])
+        await eventually(lambda: not busy_connections(self.upstream))
+
+    def _lanes(self) -> list[Lane]:
+        return [self.replicas.lane(state.url) for state in self.replicas.states()]
 
     def metric(self, name: str, **labels: str) -> float:
         """A sample's value now."""
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
+class Log:
+    """The events topic from now on, read as it is asked for."""
+
+    def __init__(self, reader: LogReader) -> None:
+        self.records: list[Record] = []
+        self._reader, self._turn = reader, asyncio.Lock()
+
+    async def catch_up(self) -> None:
+        """Read up to the end as it is now."""
+        async with self._turn:
+            ends = await self._reader.end_offsets()
+            while not _reached(await self._reader.positions(), ends):
+                self.records += await self._reader.poll(0.5)
+
+    async def more(self) -> None:
+        """Return when something has arrived, or after a moment."""
+        async with self._turn:
+            self.records += await self._reader.poll(0.1)
+
+
 def _reached(positions: dict[int, int], ends: dict[int, int]) -> bool:
     return all(positions[number] >= end for number, end in ends.items())
+
+
+async def _log_from_now(kafka: KafkaSettings, open_until: AsyncExitStack) -> Log:
+    async with LogReader(kafka, Topics.EVENTS.name) as reader:
+        ends = await reader.end_offsets()
+    return Log(await open_until.enter_async_context(LogReader(kafka, Topics.EVENTS.name, ends)))
+
+
+def busy_connections(upstream: Upstream) -> list[Connection]:
+    """Connections to replicas that are open and not waiting for another call."""
+    return [
+        connection for pool in upstream._pools.values() for connection in pool._open if not connection.usable
+    ]
+
+
+def hold_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Events are published only once what is returned is set; other topics at once."""
+    acknowledged = asyncio.Event()
+
+    def held(publish: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def wait(self: KafkaPublisher, *what: Any, **how: Any) -> None:
+            if Topics.EVENTS.name in what or any(isinstance(one, CompletionRecorded) for one in what):
+                await acknowledged.wait()
+            await publish(self, *what, **how)
+
+        return wait
+
+    for name in PUBLISHES:
+        monkeypatch.setattr(KafkaPublisher, name, held(getattr(KafkaPublisher, name)))
+    return acknowledged
+
+
+def refuse_to_publish(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """The broker refuses everything."""
+
+    async def refuse(*_what: Any, **_how: Any) -> None:
+        raise failure
+
+    for name in PUBLISHES:
+        monkeypatch.setattr(KafkaPublisher, name, refuse)
 
 
 @asynccontextmanager
@@ -182,14 +263,16 @@ async def running_gateway(
     running = asyncio.create_task(run_components("gateway", chosen, components, stop))
     try:
         await eventually(lambda: not [c for c in components if c.not_ready()])
-        yield _gateway(kafka, policy, components)
+        async with AsyncExitStack() as open_until:
+            log = await _log_from_now(kafka, open_until)
+            yield _gateway(kafka, policy, components, log)
     finally:
         stop.set()
         async with asyncio.timeout(15):
             await running
 
 
-def _gateway(kafka: KafkaSettings, policy: str, components: Any) -> Gateway:
+def _gateway(kafka: KafkaSettings, policy: str, components: Any, log: Log) -> Gateway:
     parts = {type(component): component for component in components}
     return Gateway(
         url=f"http://127.0.0.1:{parts[HttpServer].port}",
@@ -198,7 +281,17 @@ def _gateway(kafka: KafkaSettings, policy: str, components: Any) -> Gateway:
         publisher=parts[KafkaPublisher],
         models=parts[ModelsTable],
         replicas=parts[Replicas],
+        upstream=parts[Upstream],
+        log=log,
     )
 
 
-__all__ = ["CALCULATOR", "SECRET", "Gateway", "running_gateway"]
+__all__ = [
+    "CALCULATOR",
+    "SECRET",
+    "Gateway",
+    "busy_connections",
+    "hold_acknowledgements",
+    "refuse_to_publish",
+    "running_gateway",
+]

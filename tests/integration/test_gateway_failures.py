@@ -10,14 +10,14 @@ from uuid import uuid4
 import httpx
 import openai
 import pytest
-from gateway_harness import Gateway, running_gateway
+from gateway_harness import Gateway, hold_acknowledgements, refuse_to_publish, running_gateway
 from openai.types.chat import ChatCompletionChunk
 from starlette.responses import PlainTextResponse, Response
 from vllm_stub import FIRST_ID, VllmStub, error, eventually, serving, sse
 
-from leyden_platform.messaging import KafkaPublisher, PublishFailed
+from leyden_platform.messaging import PublishFailed
 from leyden_platform.settings import KafkaSettings
-from leyden_schemas import CompletionRecorded, CompletionStatus, Message
+from leyden_schemas import CompletionStatus
 
 pytestmark = pytest.mark.kafka
 
@@ -350,16 +350,7 @@ async def test_answers_that_cannot_be_trained_on_still_reach_the_caller(
 @pytest.fixture
 def silent_log(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Completions are published only once the event is set; other messages at once."""
-    acknowledged = asyncio.Event()
-    publish = KafkaPublisher.publish
-
-    async def held(self: KafkaPublisher, *messages: Message, topic: str | None = None) -> None:
-        if any(isinstance(message, CompletionRecorded) for message in messages):
-            await acknowledged.wait()
-        await publish(self, *messages, topic=topic)
-
-    monkeypatch.setattr(KafkaPublisher, "publish", held)
-    return acknowledged
+    return hold_acknowledgements(monkeypatch)
 
 
 async def test_no_end_without_an_acknowledgement(gateway: Gateway, silent_log: asyncio.Event) -> None:
@@ -395,10 +386,7 @@ async def test_a_log_that_does_not_answer_fails_the_call(gateway: Gateway) -> No
 
 
 async def test_a_broker_that_refuses_is_named(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(*_args: Any, **_kwargs: Any) -> None:
-        raise PublishFailed("not enough replicas")
-
-    monkeypatch.setattr(KafkaPublisher, "publish", refuse)
+    refuse_to_publish(monkeypatch, PublishFailed("not enough replicas"))
     answer = await gateway.post(gateway.claims(), {"messages": HELLO})
     assert error_of(answer) == (503, "recording_unavailable")
     assert "not enough replicas" in answer.json()["error"]["message"]
