@@ -94,7 +94,7 @@ BREAKER_OPENED = Counter(
     "leyden_gateway_breaker_opened_total", "Times a server failed too often and was left alone.", ["replica"]
 )
 OVERFLOWED = Counter(
-    "leyden_gateway_overflowed_total", "Calls that found their own server without room.", ["replica"]
+    "leyden_gateway_overflowed_total", "Calls that went elsewhere, for want of room here.", ["replica"]
 )
 QUEUE_SECONDS = Histogram(
     "leyden_gateway_queue_seconds", "Waits of the calls that had to wait for a server.", buckets=_SECONDS
@@ -104,6 +104,18 @@ HEDGES = Counter(
 )
 ALIAS_WEIGHT = Gauge(
     "leyden_gateway_alias_weight", "Share of the bare policy's traffic an alias takes.", ["policy", "alias"]
+)
+SPOOL_RECORDS = Gauge("leyden_gateway_spool_records", "Records on disk that are not on the log yet.")
+SPOOL_BYTES = Gauge("leyden_gateway_spool_bytes", "What these count for against spool_max_bytes.")
+SPOOLED = Counter("leyden_gateway_spooled_total", "Records written to disk because Kafka was away.")
+SPOOL_DRAINED = Counter("leyden_gateway_spool_drained_total", "Spooled records that Kafka acknowledged.")
+SPOOL_REFUSED = Counter(
+    "leyden_gateway_spool_refused_total",
+    "Records the spool could not take: full, disk or stopped.",
+    ["reason"],
+)
+SPOOL_DROPPED = Counter(
+    "leyden_gateway_spool_dropped_total", "Spooled records that the log never takes, by reason.", ["reason"]
 )
 
 

@@ -205,6 +205,19 @@ async def test_failures_open_the_breaker_and_a_probe_closes_it() -> None:
         assert lane.breaker.state.name == "CLOSED"
 
 
+async def test_a_replica_that_was_killed_and_came_back_is_used_at_once() -> None:
+    async with fleet(A, breaker_failures=1, breaker_open_s=60, breaker_open_max_s=60) as routes:
+        routes.upstream.answers[A] = unreachable("connection")
+        routes.upstream.models_of.clear()
+        opening = asyncio.create_task(routes.open(FakeCall()))
+        await until(lambda: routes.replicas.describe()[0].breaker == "open")
+        await until(lambda: not routes.replicas.describe()[0].healthy)
+        routes.upstream.answers.clear()
+        routes.upstream.models_of[A] = {V1}
+        await opening
+        assert routes.replicas.describe()[0].breaker == "closed"
+
+
 async def test_client_errors_never_open_the_breaker() -> None:
     async with fleet(A, breaker_failures=1, breaker_min_calls=1, breaker_ratio=0.01) as routes:
         for status in (400, 401, 404, 422, 429, 500):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from routing_fakes import A, FakeAnswer, FakeCall, Sent, fleet, refuses, until
 
 from leyden_gateway.attribution.scope import Attribution
-from leyden_gateway.errors import ReplicasBusy, UpstreamTimedOut
+from leyden_gateway.errors import InvalidRequest, ReplicasBusy, UpstreamTimedOut
 from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.routing.externals import External, Externals
 from leyden_gateway.routing.settings import RoutingSettings
@@ -123,6 +123,35 @@ def test_protocols() -> None:
         False,
     ]
     assert judge(protocols=["messages"]).speaks("messages")
+
+
+@pytest.mark.parametrize(
+    ("protocols", "path", "spoken"),
+    [
+        (["chat"], "/v1/chat/completions", True),
+        (["messages"], "/v1/chat/completions", False),
+        (["messages"], "/v1/messages", True),
+        (["chat", "completions"], "/v1/embeddings", False),
+        (["chat"], "/v1/audio/speech", False),
+    ],
+)
+async def test_what_a_server_does_not_speak_is_refused(
+    protocols: list[str], path: str, *, spoken: bool
+) -> None:
+    external = judge(protocols=protocols)
+    if spoken:
+        external.check(path)
+        return
+    with pytest.raises(InvalidRequest, match=f"'judge' is not served at {path}; .* {', '.join(protocols)}"):
+        external.check(path)
+
+
+async def test_a_call_in_another_protocol_is_not_sent() -> None:
+    async with fleet(A, externals={"judge": {"base_url": URL, "protocols": ["messages"]}}) as routes:
+        call = FakeCall()
+        with pytest.raises(InvalidRequest):
+            await routes.open(call, routes.externals.find("judge"))
+        assert (routes.upstream.sent, call.choice) == ([], None)
 
 
 async def test_a_call_is_sent_with_the_key_and_the_servers_own_model_name() -> None:

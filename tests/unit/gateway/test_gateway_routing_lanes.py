@@ -109,6 +109,20 @@ async def test_a_draining_lane_hands_nothing_over() -> None:
     assert lane.changes == 2
 
 
+async def test_a_server_that_has_come_back_is_probed_at_once() -> None:
+    lane = Lane(
+        "http://a", limit=5, rules=Rules(failures=1, open_s=60, open_max_s=60), on_change=lambda: None
+    )
+    slot = lane.take()
+    slot.settle(False, "it was killed")
+    slot.release()
+    assert not lane.usable
+    lane.probe_now()
+    assert state(lane) is State.HALF_OPEN
+    lane.probe_now()
+    assert lane.free()
+
+
 async def test_one_probe_passes_and_its_beginning_lets_everybody_in() -> None:
     lane = Watched(limit=5)
     await half_open(lane)

@@ -5,6 +5,7 @@ from collections import Counter
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client import REGISTRY
 from routing_fakes import POLICY, A, B, C, Fleet, fleet, moved, published, until
 
 from leyden_gateway.errors import ModelNotFound, ModelUnavailable, ReplicasBusy, ReplicasFailing
@@ -235,3 +236,16 @@ async def test_without_its_weight_an_alias_takes_nothing() -> None:
         assert take(routes, uuid4()).version == 2
         routes.apply(moved(2, "canary"))
         assert take(routes, uuid4()).version == 1
+
+
+async def test_overflow_is_counted_only_when_it_led_somewhere() -> None:
+    async with fleet(A, replica_concurrency=1) as routes:
+        before = overflowed(A)
+        take(routes, uuid4())
+        assert routes.router.take(POLICY, uuid4()) is None
+        assert overflowed(A) == before
+
+
+def overflowed(url: str) -> float:
+    """Calls that went elsewhere for want of room there."""
+    return REGISTRY.get_sample_value("leyden_gateway_overflowed_total", {"replica": url}) or 0.0

@@ -32,7 +32,7 @@ class Rules:
     """In a window, for ``ratio`` to count."""
     open_s: float = 1.0
     """Doubled for each opening since the last call that ended well."""
-    open_max_s: float = 30.0
+    open_max_s: float = 10.0
 
 
 class Breaker:

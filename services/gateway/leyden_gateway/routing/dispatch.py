@@ -74,8 +74,10 @@ class Dispatcher:
         """An answer that has begun; ``call.choice`` says whose, ``call.queued_s`` how long it had to wait.
 
         Raises ``UpstreamRefused`` with the last server's words, ``UpstreamUnreachable`` when none had any,
-        and what ``Router.wait`` and ``Upstream.send`` raise.
+        and what ``External.check``, ``Router.wait`` and ``Upstream.send`` raise.
         """
+        if external is not None:
+            external.check(prepared.path)
         tries = _Tries(call, prepared, external if external is not None else call.policy_ref)
         try:
             return await self._try(tries)

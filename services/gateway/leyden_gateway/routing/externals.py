@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Mapping
 
+from leyden_gateway.errors import InvalidRequest
 from leyden_gateway.routing.lane import Lane
 from leyden_gateway.routing.plan import Plan
 from leyden_gateway.routing.settings import ExternalSettings, RoutingSettings, Speaks
 
 PREFIX = "external:"
 """Begins the ``policy`` of what such a model answered."""
+_SPOKEN_AT: Mapping[str, Speaks] = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
 ANTHROPIC_VERSION = "2023-06-01"
 """Sent to servers that speak Anthropic's protocol, which refuse calls without a version."""
 
@@ -35,6 +43,15 @@ class External:
     def path(self, path: str) -> str:
         """Where below ``base_url`` the gateway's ``/v1/…`` is."""
         return path.removeprefix("/v1")
+
+    def check(self, path: str) -> None:
+        """Raises ``InvalidRequest`` when the server does not speak the protocol of ``path``."""
+        protocol = _SPOKEN_AT.get(path)
+        if protocol is None or not self.speaks(protocol):
+            raise InvalidRequest(
+                f"the model {self.name!r} is not served at {path}; its server speaks "
+                f"{', '.join(self._settings.protocols)} (LEYDEN_GATEWAY_EXTERNALS)"
+            )
 
     def headers(self, path: str) -> dict[str, str]:
         """What every call to ``path`` carries, the key included; never to be logged or recorded."""

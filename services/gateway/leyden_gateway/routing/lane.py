@@ -100,6 +100,12 @@ class Lane:
             self.draining = draining
             self._on_change()
 
+    def probe_now(self) -> None:
+        """The server has come back: do not wait for the time to be over."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._look()
+
     def rest(self, seconds: float) -> None:
         """The server asked to be left alone: until then there is no room."""
         ends = monotonic() + seconds

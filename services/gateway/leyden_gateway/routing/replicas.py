@@ -154,6 +154,7 @@ class Replicas:
         else:
             if not self._states[url].healthy:
                 log.info("replica_up", replica=url, models=sorted(models))
+                self._lanes[url].probe_now()
             self._set(ReplicaState(url, healthy=True, models=models))
 
     def _set(self, state: ReplicaState) -> None:

@@ -42,11 +42,13 @@ class Router:
         lanes = candidates(plan.lanes, avoid) if avoid else plan.lanes
         if not lanes:
             return None
-        lane: Lane | None = preferred(lanes, rollout_id)
-        if lane is not None and not lane.free():
-            metrics.OVERFLOWED.labels(lane.name).inc()
-            lane = least_loaded(lanes)
-        return plan.choice(lane.take()) if lane is not None else None
+        own = preferred(lanes, rollout_id)
+        if own.free():
+            return plan.choice(own.take())
+        if (other := least_loaded(lanes)) is None:
+            return None
+        metrics.OVERFLOWED.labels(own.name).inc()
+        return plan.choice(other.take())
 
     def take_other(self, where: Where, rollout_id: UUID, avoid: Set[str]) -> Choice | None:
         """Like ``take``, but never one of ``avoid``."""

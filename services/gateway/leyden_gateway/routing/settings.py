@@ -18,7 +18,7 @@ _HEADER = re.compile(r"[A-Za-z0-9-]+")
 class ExternalSettings(BaseModel):
     """One model on a server that is not Leyden's, called by agents and judges and never trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base_url: str = Field(description="As client libraries take it, for example https://api.openai.com/v1.")
     model: str = Field(default="", description="The server's own name for it; by default the same name.")
@@ -80,7 +80,9 @@ class ExternalSettings(BaseModel):
 class RoutingSettings(BaseSettings):
     """How calls find a server, and when a server is left alone."""
 
-    model_config = SettingsConfigDict(env_prefix="LEYDEN_GATEWAY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_GATEWAY_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     replica_concurrency: int = Field(
         default=256, ge=1, description="Calls one replica holds at once; further ones overflow or wait."
@@ -98,7 +100,7 @@ class RoutingSettings(BaseSettings):
     breaker_open_s: float = Field(
         default=1.0, gt=0, description="How long it is left alone; doubled each time its probe fails."
     )
-    breaker_open_max_s: float = Field(default=30.0, gt=0, description="Longest time it is left alone.")
+    breaker_open_max_s: float = Field(default=10.0, gt=0, description="Longest time it is left alone.")
     retry_after_max_s: float = Field(
         default=5.0, ge=0, description="Longest Retry-After of a replica that is honoured."
     )
