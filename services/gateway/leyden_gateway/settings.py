@@ -30,8 +30,8 @@ class GatewaySettings(ServiceSettings):
         default=1,
         ge=1,
         le=256,
-        description="Processes that share the port, one per core; metrics and admin routes of each are on ports "
-        "of their own, counted up from LEYDEN_OPS_PORT and ADMIN_PORT.",
+        description="Processes that share the port, one per core; metrics and admin routes of each have ports "
+        "of their own, from LEYDEN_OPS_PORT and ADMIN_PORT.",
     )
     replicas: Annotated[tuple[str, ...], NoDecode] = Field(
         default=("http://localhost:8001",),

@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from leyden_gateway.exchange.fields import (
     MAX_DEPTH,
     Fields,
     NotJson,
-    Raw,
     decoded,
     deeper_than,
     encode,
@@ -23,7 +23,7 @@ from leyden_gateway.exchange.fields import (
     objects,
     of,
     parse,
-    parse_lenient,
+    parse_answer,
     value,
 )
 from leyden_schemas import Topics, decode
@@ -245,16 +245,16 @@ def test_depth_where_the_way_of_counting_changes(depth: int) -> None:
 
 
 def test_servers_may_write_numbers_that_json_does_not_have() -> None:
-    lenient = parse_lenient(b'{"a": NaN, "b": [-Infinity, 1], "c": "NaN"}')
+    lenient = parse_answer(b'{"a": NaN, "b": [-Infinity, 1], "c": "NaN"}')
     assert json.loads(encode(lenient)) == {"a": None, "b": [None, 1], "c": "NaN"}
     for text in (
         b'{"a": NaN',
         b'{"a": nan, "b": "NaN"}',
         b'["NaN"]',
-        b'{"NaN": %b}' % (b"[" * 300 + b"]" * 300),
+        b'{"NaN": %b}' % (b"[" * 5000 + b"]" * 5000),
     ):
         with pytest.raises(NotJson):
-            parse_lenient(text)
+            parse_answer(text)
 
 
 def test_members_are_decoded_when_asked_for() -> None:

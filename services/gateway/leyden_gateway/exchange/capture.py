@@ -5,7 +5,7 @@ may see: the answer without what only the gateway had asked for. Token ids stay 
 Chat completions and text completions differ only in where they keep things, so one capture reads both.
 """
 
-from array import array
+import re
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -31,7 +31,7 @@ _JOINED = ("content", "reasoning_content", "reasoning", "refusal")
 """Fields of a delta whose pieces are concatenated."""
 
 
-class _Token(msgspec.Struct):
+class _Token(msgspec.Struct, gc=False):
     logprob: float | None = None
 
 
@@ -43,9 +43,11 @@ class _Logprobs(msgspec.Struct):
 
 
 _logprobs = msgspec.json.Decoder(_Logprobs)
+_LOGPROB = re.compile(rb'"logprob": ?(-?[0-9][0-9.eE+-]*)')
+"""The member as every JSON writer writes it; inside a string its quotes would be escaped."""
+_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
 _index = msgspec.json.Decoder(int)
 _string = msgspec.json.Decoder(str | None)
-_NAN = float("nan")
 
 
 @dataclass(slots=True)
@@ -60,16 +62,19 @@ class ChoiceCapture:
     prompt_ids: bytes = b""
     ids: list[bytes] = field(default_factory=list)
     """Pieces of the sampled ids: JSON numbers with commas between them."""
-    logprobs: "array[float]" = field(default_factory=lambda: array("d"))
-    """One per sampled token if the replica kept the protocol; NaN where it sent something else."""
-    readable: bool = True
-    """Whether its logprobs were what the protocol says."""
+    sampled: int = 0
+    """How many ids were sampled."""
+    logprobs: list[bytes] = field(default_factory=list)
+    """One per sampled token, as the JSON number it came as."""
+    problem: str | None = None
+    """What is wrong with its logprobs: ``logprobs_mismatch`` or ``logprobs_not_finite``."""
     finish_reason: str | None = None
 
     def take(self, item: Fields) -> None:
         """Take in the ids, log-probabilities and finish reason that a choice, whole or partial, carries."""
         if ids := id_text(item.get("token_ids")):
             self.ids.append(ids)
+            self.sampled += ids.count(b",") + 1
         if prompt := id_text(item.get("prompt_token_ids")):
             self.prompt_ids = b"[%b]" % prompt
         if (logprobs := item.get("logprobs")) is not None:
@@ -78,29 +83,35 @@ class ChoiceCapture:
             self.finish_reason = _text(reason) or self.finish_reason
 
     def _take_logprobs(self, raw: Raw) -> None:
-        if bytes(raw) == b"null":
+        """The numbers are found, not decoded, unless there are others than one for each token."""
+        text = bytes(raw)
+        if text == b"null":
             return
+        found = _LOGPROB.findall(text)
+        if len(found) + len(self.logprobs) == self.sampled and not _HUGE.search(b" ".join(found)):
+            self.logprobs += found
+        else:
+            self._decode_logprobs(raw)
+
+    def _decode_logprobs(self, raw: Raw) -> None:
         try:
             logprobs = _logprobs.decode(raw)
         except msgspec.MsgspecError:
-            self.readable = False
+            self.problem = "logprobs_not_finite"
             return
         values = [token.logprob for token in logprobs.content or ()] or logprobs.token_logprobs or ()
-        self.logprobs.extend([_NAN if value is None else value for value in values])
+        if not all(value is not None and isfinite(value) for value in values):
+            self.problem = "logprobs_not_finite"
+        self.logprobs += [encode(value) for value in values]
 
     @property
     def token_ids(self) -> bytes:
         """The sampled ids as a JSON array."""
         return b"[%b]" % b",".join(self.ids)
 
-    @property
-    def sampled(self) -> int:
-        """How many ids were sampled."""
-        return sum(piece.count(b",") + 1 for piece in self.ids)
-
-    def finite(self) -> bool:
-        """Whether all log-probabilities are finite numbers: a sum is not if one of its terms is not."""
-        return isfinite(sum(self.logprobs))
+    def trouble(self) -> str | None:
+        """Why its log-probabilities cannot be trained on; None when there is one for each token."""
+        return self.problem or (None if len(self.logprobs) == self.sampled else "logprobs_mismatch")
 
 
 @dataclass(slots=True)

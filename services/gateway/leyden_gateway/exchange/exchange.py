@@ -18,7 +18,7 @@ from leyden_gateway.errors import ApiError, GatewayStopping, InvalidRequest, Mal
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.capture import Capture, error_text
 from leyden_gateway.exchange.dialects import Dialect, Translator, plain
-from leyden_gateway.exchange.fields import NotJson, encode, parse, parse_lenient, value
+from leyden_gateway.exchange.fields import NotJson, check_readable, encode, parse, parse_answer, value
 from leyden_gateway.exchange.relay import StreamRelay
 from leyden_gateway.exchange.sse import encode_event
 from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
@@ -162,7 +162,7 @@ class Exchange:
         raw = await answer.body()
         headers = {"content-type": answer.content_type}
         try:
-            payload = parse_lenient(raw)
+            payload = parse_answer(raw)
         except NotJson as error:
             raise MalformedAnswer(f"the replica's answer: {error}") from None
         if self._dialect.operation:
@@ -171,10 +171,12 @@ class Exchange:
         seen = self.capture.whole(payload, prepared.wants)
         if self.capture.error is not None:
             raise UpstreamFailed(self.capture.error)
+        body = raw if seen is payload else encode(seen)
+        _check_answer(body)
         if self._translator is not None:
             self.call.response = self._translator.whole(payload)
             return Outcome(Ending.completed(), 200, _JSON, encode(self.call.response))
-        return Outcome(Ending.completed(), 200, headers, raw if seen is payload else encode(seen))
+        return Outcome(Ending.completed(), 200, headers, body)
 
     async def _stream(self, answer: Answer, prepared: Prepared) -> Outcome:
         self.call.streamed = True
@@ -245,6 +247,13 @@ class Exchange:
         if self._forced:
             headers["x-leyden-sampling"] = "forced"
         return headers
+
+
+def _check_answer(body: bytes) -> None:
+    try:
+        check_readable(body)
+    except NotJson as error:
+        raise MalformedAnswer(f"the replica's answer: {error}") from None
 
 
 def _text(asked: object) -> str | None:

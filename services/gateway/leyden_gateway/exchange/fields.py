@@ -32,7 +32,22 @@ class NotJson(ValueError):
 
 
 def parse(text: bytes) -> Fields:
-    """The members of a JSON object in UTF-8. Raises ``NotJson``."""
+    """The members of a JSON object that every reader of the log can follow. Raises ``NotJson``."""
+    fields = parse_any(text)
+    check_readable(text)
+    return fields
+
+
+def check_readable(text: bytes) -> None:
+    """Raises ``NotJson`` when valid JSON is nested too deeply, or has numbers too long, for the log."""
+    if deeper_than(text, MAX_DEPTH):
+        raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep")
+    if _may_have_endless_number(text):
+        _check_numbers(text)
+
+
+def parse_any(text: bytes) -> Fields:
+    """The members of a JSON object in UTF-8, whatever they hold. Raises ``NotJson``."""
     try:
         fields = _fields.decode(text)
         if not text.isascii():
@@ -45,22 +60,21 @@ def parse(text: bytes) -> Fields:
         raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep") from None
     except msgspec.DecodeError as error:
         raise NotJson(f"the text is not valid JSON: {error}") from None
-    if deeper_than(text, MAX_DEPTH):
-        raise NotJson(f"the JSON is nested more than {MAX_DEPTH} levels deep")
-    if _may_have_endless_number(text):
-        _check_numbers(text)
     return fields
 
 
-def parse_lenient(text: bytes) -> Fields:
-    """``parse`` for servers that write ``NaN`` or ``Infinity``: these become null. Raises ``NotJson``."""
+def parse_answer(text: bytes) -> Fields:
+    """``parse_any`` for servers that write ``NaN`` or ``Infinity``: these become null. Raises ``NotJson``.
+
+    What of an answer goes on the log is for ``check_readable``; most of an answer does not.
+    """
     try:
-        return parse(text)
+        return parse_any(text)
     except NotJson:
         if b"NaN" not in text and b"Infinity" not in text:
             raise
     try:
-        return parse(to_json(from_json(text), inf_nan_mode="null"))
+        return parse_any(to_json(from_json(text), inf_nan_mode="null"))
     except ValueError as error:
         raise NotJson(f"the text is not valid JSON: {error}") from None
 

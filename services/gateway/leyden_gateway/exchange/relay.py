@@ -7,9 +7,12 @@ until Kafka has acknowledged the record, because agents act on any of these.
 from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, UpstreamFailed
 from leyden_gateway.exchange.capture import Capture
 from leyden_gateway.exchange.dialects import Translator
-from leyden_gateway.exchange.fields import Fields, NotJson, encode, parse_lenient
+from leyden_gateway.exchange.fields import MAX_DEPTH, Fields, NotJson, check_readable, encode, parse_answer
 from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event
 from leyden_gateway.exchange.training_mode import Wants
+
+_SUSPICIOUS = 2 * MAX_DEPTH
+"""Bytes below which an event cannot be nested too deeply."""
 
 
 class StreamRelay:
@@ -79,7 +82,9 @@ class StreamRelay:
             self.done = self._holding = True
             return event.raw if self._translator is None else b""
         try:
-            payload = parse_lenient(event.data)
+            payload = parse_answer(event.data)
+            if len(event.data) > _SUSPICIOUS:
+                check_readable(event.data)
         except NotJson as error:
             raise MalformedAnswer(f"the replica sent an event that is not JSON: {error}") from None
         seen = self._capture.chunk(payload, self._wants)

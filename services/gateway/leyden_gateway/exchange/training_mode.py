@@ -23,12 +23,17 @@ FORCED: JsonObject = {
 """Values that leave the distribution as the model made it. Sent explicitly, because servers default
 some of them from the model's generation config."""
 
-REMOVED = (
-    "logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "use_beam_search", "best_of", "echo",
-)  # fmt: skip
+REMOVED = frozenset(
+    {"logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "use_beam_search", "best_of", "echo"}
+)
 """Parameters that bend the distribution, or what log-probabilities belong to, without a neutral value."""
 
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
+
+_USED = ("temperature", "top_p", "top_k", "seed", *MAX_TOKENS)
+_SETTLED = frozenset(
+    {*_USED, *FORCED, *REMOVED, "n", "logprobs", "return_token_ids", "stream", "stream_options"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +68,18 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
     forced = claims is not None and claims.split is Split.TRAIN
     overridden: JsonObject = {}
     body: dict[str, Any] = dict(request)
+    asked = _asked(request)
     if claims is not None and forced:
-        overridden = _force(request, body, claims.sampling)
+        overridden = _force(asked, body, claims.sampling)
     elif claims is not None:
-        _fill(request, body, claims.sampling)
+        _fill(asked, body, claims.sampling)
     text = protocol is Protocol.COMPLETIONS
     return Prepared(
-        body=body | _capture(request, text=text),
-        sampling=_used(request, body, overridden),
-        wants=_wants(request),
+        body=body | _capture(asked, text=text),
+        sampling=_used(asked, body, overridden),
+        wants=_wants(asked),
         forced=forced,
-        choices=max(1, _whole(value(request, "n")) or 1) * (_prompts(request) if text else 1),
+        choices=max(1, _whole(asked.get("n")) or 1) * (_prompts(request) if text else 1),
         path="/v1/completions" if text else "/v1/chat/completions",
     )
 
@@ -81,62 +87,66 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
 def untouched(request: Fields, path: str) -> Prepared:
     """The request as it is, for servers and operations from which no tokens are captured."""
     wants = Wants(token_ids=True, logprobs=True, usage=True)
-    choices = max(1, _whole(value(request, "n")) or 1)
-    return Prepared(dict(request), _used(request, {}, {}), wants, forced=False, choices=choices, path=path)
+    asked = _asked(request)
+    choices = max(1, _whole(asked.get("n")) or 1)
+    return Prepared(dict(request), _used(asked, {}, {}), wants, forced=False, choices=choices, path=path)
 
 
-def _force(request: Fields, body: dict[str, Any], sampling: Sampling) -> JsonObject:
+def _asked(request: Fields) -> JsonObject:
+    """The parameters that are settled, read here, as the caller gave them."""
+    return {name: value(request, name) for name in request if name in _SETTLED}
+
+
+def _force(asked: JsonObject, body: dict[str, Any], sampling: Sampling) -> JsonObject:
     overridden: JsonObject = {}
     for name, forced in {"temperature": sampling.temperature, **FORCED}.items():
-        asked = value(request, name)
-        if asked is not None and asked != forced:
-            overridden[name] = asked
+        if (own := asked.get(name)) is not None and own != forced:
+            overridden[name] = own
         body[name] = forced
-    for name in REMOVED:
-        if body.pop(name, None) is not None and (asked := value(request, name)) is not None:
-            overridden[name] = asked
-    return overridden | _bound_tokens(request, body, sampling.max_tokens)
+    for name in REMOVED & asked.keys():
+        del body[name]
+        if asked[name] is not None:
+            overridden[name] = asked[name]
+    return overridden | _bound_tokens(asked, body, sampling.max_tokens)
 
 
-def _bound_tokens(request: Fields, body: dict[str, Any], limit: int | None) -> JsonObject:
+def _bound_tokens(asked: JsonObject, body: dict[str, Any], limit: int | None) -> JsonObject:
     """The task's limit is an upper bound: a caller may ask for less, not for more, under either name."""
     if limit is None:
         return {}
     overridden: JsonObject = {}
-    names = [name for name in MAX_TOKENS if value(request, name) is not None]
+    names = [name for name in MAX_TOKENS if asked.get(name) is not None]
     for name in names:
-        asked = value(request, name)
-        if (number := _whole(asked)) is None or number > limit:
-            body[name], overridden[name] = limit, asked
+        if (number := _whole(asked[name])) is None or number > limit:
+            body[name], overridden[name] = limit, asked[name]
     if not names:
         body["max_tokens"] = limit
     return overridden
 
 
-def _fill(request: Fields, body: dict[str, Any], sampling: Sampling) -> None:
-    if value(request, "temperature") is None:
+def _fill(asked: JsonObject, body: dict[str, Any], sampling: Sampling) -> None:
+    if asked.get("temperature") is None:
         body["temperature"] = sampling.temperature
-    if sampling.max_tokens is not None and all(value(request, name) is None for name in MAX_TOKENS):
+    if sampling.max_tokens is not None and all(asked.get(name) is None for name in MAX_TOKENS):
         body["max_tokens"] = sampling.max_tokens
 
 
-def _capture(request: Fields, *, text: bool) -> JsonObject:
+def _capture(asked: JsonObject, *, text: bool) -> JsonObject:
     """Text completions ask for logprobs by a number; any brings the sampled token's."""
-    asked: JsonObject = {"return_token_ids": True, "logprobs": True}
+    captured: JsonObject = {"return_token_ids": True, "logprobs": True}
     if text:
-        number = _whole(value(request, "logprobs"))
-        asked["logprobs"] = 1 if number is None else number
-    options = value(request, "stream_options")
-    if value(request, "stream") is True and (options is None or isinstance(options, dict)):
-        asked["stream_options"] = {**(options or {}), "include_usage": True}
-    return asked
+        number = _whole(asked.get("logprobs"))
+        captured["logprobs"] = 1 if number is None else number
+    options = asked.get("stream_options")
+    if asked.get("stream") is True and (options is None or isinstance(options, dict)):
+        captured["stream_options"] = {**(options or {}), "include_usage": True}
+    return captured
 
 
-def _wants(request: Fields) -> Wants:
-    options = value(request, "stream_options")
-    logprobs = value(request, "logprobs")
+def _wants(asked: JsonObject) -> Wants:
+    options, logprobs = asked.get("stream_options"), asked.get("logprobs")
     return Wants(
-        token_ids=value(request, "return_token_ids") is True,
+        token_ids=asked.get("return_token_ids") is True,
         logprobs=logprobs is True or _whole(logprobs) is not None,
         usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
@@ -149,18 +159,15 @@ def _prompts(request: Fields) -> int:
     return len(prompt) if several else 1
 
 
-def _used(request: Fields, body: dict[str, Any], overridden: JsonObject) -> JsonObject:
-    def settled(name: str) -> Any:
-        now = body.get(name)
-        return now if isinstance(now, int | float) else value(request, name)
-
-    limits = (_whole(settled(name)) for name in MAX_TOKENS)
+def _used(asked: JsonObject, body: dict[str, Any], overridden: JsonObject) -> JsonObject:
+    settled = asked | {name: body[name] for name in _USED if isinstance(body.get(name), int | float)}
+    limits = (_whole(settled.get(name)) for name in MAX_TOKENS)
     return {
-        "temperature": _number(settled("temperature")),
-        "top_p": _number(settled("top_p")),
-        "top_k": _whole(settled("top_k")),
+        "temperature": _number(settled.get("temperature")),
+        "top_p": _number(settled.get("top_p")),
+        "top_k": _whole(settled.get("top_k")),
         "max_tokens": next((limit for limit in limits if limit is not None), None),
-        "seed": _whole(settled("seed")),
+        "seed": _whole(settled.get("seed")),
         "overridden": overridden,
     }
 

@@ -104,10 +104,8 @@ def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version
         return "unknown_version"
     if not choice.ids or not capture.prompt_of(choice):
         return "no_token_ids"
-    if choice.readable and len(choice.logprobs) != choice.sampled:
-        return "logprobs_mismatch"
-    if not choice.readable or not choice.finite():
-        return "logprobs_not_finite"
+    if trouble := choice.trouble():
+        return trouble
     if _counted(capture) not in (None, sum(c.sampled for c in capture.choices.values())):
         return "token_count_mismatch"
     return None
@@ -134,7 +132,6 @@ def _record(
     completion_id = cause_id("choice", call.completion_id, order) if order else call.completion_id
     attribution, chosen = call.attribution, call.choice
     version = chosen.version if chosen else None
-    readable = choice.readable and len(choice.logprobs) == choice.sampled and choice.finite()
     return {
         "type": "completion_recorded",
         "tenant": attribution.tenant,
@@ -164,7 +161,7 @@ def _record(
         "response": capture.response(choice) if call.response is None else call.response,
         "prompt_token_ids": Raw(capture.prompt_of(choice) or b"[]"),
         "token_ids": Raw(choice.token_ids),
-        "logprobs": choice.logprobs.tolist() if readable else [],
+        "logprobs": _EMPTY if choice.trouble() else Raw(b"[%b]" % b",".join(choice.logprobs)),
         "finish_reason": choice.finish_reason,
         "sampling": call.sampling,
         "usage": _usage(capture, choice),
@@ -199,5 +196,5 @@ def without_payload(record: Record, *, error: ApiError) -> Record:
         "response": None,
         "prompt_token_ids": _EMPTY,
         "token_ids": _EMPTY,
-        "logprobs": [],
+        "logprobs": _EMPTY,
     }
