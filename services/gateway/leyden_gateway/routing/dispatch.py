@@ -5,9 +5,10 @@ The first try goes straight through; only a failure enters the machinery of retr
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import stamina
 
@@ -45,14 +46,10 @@ class _Tries:
     call: Call
     prepared: Prepared
     where: Where
-    avoid: set[str] = field(default_factory=set)
+    rollout_id: UUID
+    avoid: frozenset[str] = frozenset()
     re_resolved: bool = False
     overloaded: bool = False
-
-    @property
-    def key(self) -> tuple[Where, Any]:
-        """What the router is asked for."""
-        return self.where, self.call.attribution.rollout_id
 
 
 class Dispatcher:
@@ -78,7 +75,8 @@ class Dispatcher:
         """
         if external is not None:
             external.check(prepared.path)
-        tries = _Tries(call, prepared, external if external is not None else call.policy_ref)
+        where = call.policy_ref if external is None else external
+        tries = _Tries(call, prepared, where, call.attribution.rollout_id)
         try:
             return await self._try(tries)
         except (ReplicaUnavailable, _ModelDropped) as failure:
@@ -112,7 +110,7 @@ class Dispatcher:
         raise AssertionError("stamina returns or raises")
 
     async def _try(self, tries: _Tries) -> Answer:
-        choice = self._router.take(*tries.key, tries.avoid) or await self._wait(tries)
+        choice = self._router.take(tries.where, tries.rollout_id, tries.avoid) or await self._wait(tries)
         try:
             return await self._send(tries, choice)
         except UpstreamRefused as refusal:
@@ -121,16 +119,20 @@ class Dispatcher:
             if refusal.status != 429 or tries.overloaded:
                 raise
             tries.overloaded = True
-            other = self._router.take_other(*tries.key, {*tries.avoid, _name(choice)})
+            other = self._take_other(tries, choice)
             if other is None:
                 raise
         metrics.RETRIES.labels("429").inc()
         return await self._send(tries, other)
 
+    def _take_other(self, tries: _Tries, than: Choice) -> Choice | None:
+        name = than.slot.lane.name if than.slot else than.replica
+        return self._router.take_other(tries.where, tries.rollout_id, tries.avoid | {name})
+
     async def _wait(self, tries: _Tries) -> Choice:
         started = perf_counter()
         try:
-            return await self._router.wait(*tries.key, tries.avoid)
+            return await self._router.wait(tries.where, tries.rollout_id, tries.avoid)
         finally:
             tries.call.queued_s += perf_counter() - started
 
@@ -156,7 +158,7 @@ class Dispatcher:
         """Two servers may sample; the one that begins first is recorded, the other's connection is closed."""
 
         def second() -> "Coroutine[Any, Any, _Begun] | None":
-            other = self._router.take_other(*tries.key, {*tries.avoid, _name(choice)})
+            other = self._take_other(tries, choice)
             if other is None:
                 metrics.HEDGES.labels("no_other").inc()
             return self._send_once(tries, other) if other is not None else None
@@ -211,10 +213,6 @@ class Dispatcher:
         lane.rest(min(found.rest_s, self._routing.retry_after_max_s))
         if isinstance(failure, ReplicaUnavailable):
             metrics.RETRIES.labels(failure.reason).inc()
-            tries.avoid.add(lane.name)
+            tries.avoid |= {lane.name}
             if failure.reason in UNREACHABLE and not isinstance(tries.where, External):
                 self._replicas.mark_down(lane.url)
-
-
-def _name(choice: Choice) -> str:
-    return choice.slot.lane.name if choice.slot else choice.replica
