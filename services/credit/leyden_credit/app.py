@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from leyden_credit.crediting import Crediting, NamedEstimator
-from leyden_credit.estimators import estimator
+from leyden_credit.crediting import Crediting
+from leyden_credit.estimators import chosen
 from leyden_credit.groups import Groups
 from leyden_credit.handlers import CreditProcessor
 from leyden_credit.settings import CreditSettings
@@ -28,11 +28,11 @@ async def build(settings: CreditSettings) -> Sequence[Component]:
 
 def processors(settings: CreditSettings, publisher: Publisher, clock: Clock) -> ProcessorFactory:
     """What gives every assigned partition its own groups; how they are credited is shared."""
-    chosen = crediting(settings)
+    estimators = crediting(settings)
 
     def processor(_partition: Partition) -> CreditProcessor:
         groups = Groups(deadline_s=settings.deadline_s, remember=settings.remember)
-        return CreditProcessor(groups=groups, crediting=chosen, publisher=publisher, clock=clock)
+        return CreditProcessor(groups=groups, crediting=estimators, publisher=publisher, clock=clock)
 
     return processor
 
@@ -40,11 +40,8 @@ def processors(settings: CreditSettings, publisher: Publisher, clock: Clock) -> 
 def crediting(settings: CreditSettings) -> Crediting:
     """The estimators that the settings name."""
 
-    def named(name: str) -> NamedEstimator:
-        return NamedEstimator(name, estimator(name, gamma=settings.gamma))
-
     return Crediting(
-        named(settings.estimator),
-        by_policy={policy: named(name) for policy, name in settings.estimators.items()},
+        chosen(settings.estimator),
+        by_policy={policy: chosen(choice) for policy, choice in settings.estimators.items()},
         air=settings.air_weight,
     )

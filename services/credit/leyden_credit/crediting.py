@@ -6,9 +6,9 @@ from enum import StrEnum
 
 from leyden_credit.estimators import Estimator
 from leyden_credit.groups import ClosedGroup
-from leyden_credit.rollout import ScoredRollout
+from leyden_credit.rollout import ScoredRollout, scored
 from leyden_credit.rows import StepDrop, merge
-from leyden_schemas import TrainingSample, Trajectory, TrajectoryStatus, cause_id, parse_policy_ref
+from leyden_schemas import TokenRow, TrainingSample, Trajectory, TrajectoryStatus, cause_id, parse_policy_ref
 
 _NEGLIGIBLE = 1e-9
 _LARGEST = 1e12
@@ -30,14 +30,6 @@ class RolloutDrop(StrEnum):
     NO_ROWS = "no_rows"
 
 
-@dataclass(frozen=True, slots=True)
-class NamedEstimator:
-    """An estimator with the name it is recorded under."""
-
-    name: str
-    estimate: Estimator
-
-
 @dataclass(slots=True)
 class Credited:
     """The samples of a group, and everything that was left out, by reason."""
@@ -47,15 +39,21 @@ class Credited:
     rollouts: list[RolloutDrop] = field(default_factory=list)
     steps: list[StepDrop] = field(default_factory=list)
 
+    @property
+    def versions(self) -> list[int]:
+        """The policy versions that sampled the group, oldest first."""
+        spans = (span for sample in self.samples for row in sample.rows for span in row.spans)
+        return sorted({span.version for span in spans})
+
 
 class Crediting:
     """A choice of estimator per policy, and how much intermediate rewards count beside the final one."""
 
     def __init__(
         self,
-        default: NamedEstimator,
+        default: Estimator,
         *,
-        by_policy: Mapping[str, NamedEstimator] | None = None,
+        by_policy: Mapping[str, Estimator] | None = None,
         air: float = 1.0,
     ) -> None:
         self._default, self._by_policy, self._air = default, by_policy or {}, air
@@ -67,50 +65,69 @@ class Crediting:
         if len(usable) < 2:
             credited.group = GroupDrop.TOO_FEW
             return credited
-        policy = parse_policy_ref(usable[0][0].task.policy)[0]
-        chosen = self._by_policy.get(policy, self._default)
-        rollouts = [rollout for _, rollout in usable]
-        advantages = chosen.estimate(rollouts)
-        if len(set(rollouts)) < 2 or negligible(advantages):
+        estimator = self._estimator(usable[0][0])
+        advantages = estimator([rollout for _, rollout in usable])
+        if negligible(advantages):
             credited.group = GroupDrop.ZERO_VARIANCE
             return credited
-        created_at = max(trajectory.finished_at for trajectory, _ in usable)
-        for (trajectory, _), by_step in zip(usable, advantages, strict=True):
-            rows, dropped = merge(trajectory.steps, by_step, policy=policy)
+        compared = [trajectory for trajectory, _ in usable]
+        for trajectory, by_step in zip(compared, advantages, strict=True):
+            rows, dropped = merge(trajectory.steps, by_step, policy=policy_of(trajectory))
             credited.steps += dropped
-            if not rows:
+            if rows:
+                credited.samples.append(_sample(trajectory, rows, estimator, compared))
+            else:
                 credited.rollouts.append(RolloutDrop.NO_ROWS)
-                continue
-            credited.samples.append(
-                TrainingSample(
-                    tenant=trajectory.tenant,
-                    run=trajectory.run,
-                    sample_id=cause_id("sample", trajectory.rollout_id, trajectory.attempt),
-                    rollout_id=trajectory.rollout_id,
-                    group_id=trajectory.group_id,
-                    policy=policy,
-                    rows=rows,
-                    reward=trajectory.reward,
-                    estimator=chosen.name,
-                    group_size=len(usable),
-                    created_at=created_at,
-                )
-            )
         return credited
+
+    def _estimator(self, trajectory: Trajectory) -> Estimator:
+        return self._by_policy.get(policy_of(trajectory), self._default)
 
     def _usable(self, group: ClosedGroup, credited: Credited) -> list[tuple[Trajectory, ScoredRollout]]:
         usable = []
-        for trajectory in group.trajectories:
-            rollout = ScoredRollout(
-                trajectory.reward, tuple(self._air * step.reward for step in trajectory.steps)
-            )
-            if trajectory.status is not TrajectoryStatus.SCORED:
+        for member in group.members:
+            rollout = scored(member.trajectory, member.states, air=self._air)
+            if member.trajectory.status is not TrajectoryStatus.SCORED:
                 credited.rollouts.append(RolloutDrop.EXCLUDED)
-            elif not all(abs(reward) <= _LARGEST for reward in (rollout.final, *rollout.air)):
+            elif not in_range(rollout):
                 credited.rollouts.append(RolloutDrop.OUT_OF_RANGE)
             else:
-                usable.append((trajectory, rollout))
+                usable.append((member.trajectory, rollout))
         return usable
+
+
+def _sample(
+    trajectory: Trajectory, rows: list[TokenRow], estimator: Estimator, compared: Sequence[Trajectory]
+) -> TrainingSample:
+    return TrainingSample(
+        tenant=trajectory.tenant,
+        run=trajectory.run,
+        sample_id=cause_id("sample", trajectory.rollout_id, trajectory.attempt),
+        rollout_id=trajectory.rollout_id,
+        group_id=trajectory.group_id,
+        policy=policy_of(trajectory),
+        rows=rows,
+        reward=trajectory.reward,
+        estimator=estimator.label,
+        group_size=len(compared),
+        created_at=max(other.finished_at for other in compared),
+    )
+
+
+def policy_of(trajectory: Trajectory) -> str:
+    """The name of the policy that the task is for, without version or alias."""
+    return parse_policy_ref(trajectory.task.policy)[0]
+
+
+def in_range(rollout: ScoredRollout) -> bool:
+    """Whether every reward term is a number that can be compared: finite and of a sane size."""
+    by_place = (rollout.terms, *(step.terms for step in rollout.steps))
+    return all(
+        abs(number) <= _LARGEST
+        for terms in by_place
+        for term in terms
+        for number in (term.value, term.weight)
+    )
 
 
 def negligible(advantages: Sequence[Sequence[float]]) -> bool:

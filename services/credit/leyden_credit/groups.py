@@ -1,16 +1,19 @@
 """From trajectories to closed groups: a pure state machine over one partition of the log.
 
 A group is every rollout of one task. It closes when all have arrived, scored or excluded, or at a deadline
-with those that did.
+with those that did. Deadlines are checked against the time of the log before every trajectory, so which
+trajectories are late does not depend on when this code ran.
 """
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Self
 from uuid import UUID
 
+from leyden_credit.states import states_of
 from leyden_platform.messaging.recent import RecentIds
-from leyden_schemas import Split, Trajectory
+from leyden_schemas import Split, Task, Trajectory
 
 
 class Drop(StrEnum):
@@ -19,6 +22,7 @@ class Drop(StrEnum):
     EVAL = "eval"
     DUPLICATE = "duplicate"
     LATE = "late"
+    OTHER_TASK = "other_task"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,27 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """A trajectory of a group, and a digest of the state that each of its steps saw."""
+
+    trajectory: Trajectory
+    states: tuple[bytes | None, ...]
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Self:
+        """Without the conversation, which is not read again; open groups would otherwise hold all of it."""
+        steps = [step.model_copy(update={"request": {}, "response": None}) for step in trajectory.steps]
+        slim = trajectory.model_copy(update={"steps": steps, "output": None})
+        return cls(slim, states_of(trajectory.steps))
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedGroup:
     """What arrived of a group, in order of the rollouts' index; ``complete`` when that is all."""
 
     offset: int
     complete: bool
-    trajectories: tuple[Trajectory, ...]
+    members: tuple[Member, ...]
 
 
 Decision = Opened | Kept | Dropped | ClosedGroup
@@ -56,23 +75,44 @@ Decision = Opened | Kept | Dropped | ClosedGroup
 class _OpenGroup:
     offset: int
     deadline: datetime
-    size: int
-    members: dict[UUID, Trajectory] = field(default_factory=dict)
+    tenant: str
+    run: str
+    task: Task
+    members: dict[UUID, Member] = field(default_factory=dict)
+
+    def is_for(self, trajectory: Trajectory) -> bool:
+        return (self.tenant, self.run, self.task) == (trajectory.tenant, trajectory.run, trajectory.task)
 
 
 class Groups:
-    """The open groups of one partition, and a bounded memory of closed ones. Times are those of the log."""
+    """The open groups of one partition, and a bounded memory of closed ones.
+
+    Times are those of the log; one earlier than another that was seen counts as that one.
+    """
 
     def __init__(self, *, deadline_s: float = 600.0, remember: int = 10_000) -> None:
         self._deadline = timedelta(seconds=deadline_s)
         self._open: dict[UUID, _OpenGroup] = {}
         self._closed = RecentIds(remember)
+        self._now: datetime | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
     def take(self, trajectory: Trajectory, offset: int, now: datetime) -> list[Decision]:
         """What one trajectory, read at ``offset`` at the time ``now``, changes."""
+        return [*self.overdue(now), *self._take(trajectory, offset, self._latest(now))]
+
+    def overdue(self, now: datetime) -> list[ClosedGroup]:
+        """Close the groups that waited long enough, with what arrived."""
+        latest, late = self._latest(now), []
+        for group_id, group in self._open.items():  # in order of their deadlines
+            if group.deadline > latest:
+                break
+            late.append(group_id)
+        return [self._close(group_id, complete=False) for group_id in late]
+
+    def _take(self, trajectory: Trajectory, offset: int, now: datetime) -> list[Decision]:
         if trajectory.task.split is Split.EVAL:
             return [Dropped(Drop.EVAL)]
         if trajectory.group_id in self._closed:
@@ -80,28 +120,32 @@ class Groups:
         group = self._open.get(trajectory.group_id)
         decisions: list[Decision] = []
         if group is None:
-            group = _OpenGroup(offset, now + self._deadline, trajectory.task.samples)
-            self._open[trajectory.group_id] = group
+            group = self._opened(trajectory, offset, now)
             decisions.append(Opened(offset))
+        if not group.is_for(trajectory):
+            return [Dropped(Drop.OTHER_TASK)]
         if trajectory.rollout_id in group.members:
             return [Dropped(Drop.DUPLICATE)]
-        group.members[trajectory.rollout_id] = _slim(trajectory)
-        complete = len(group.members) >= group.size
+        group.members[trajectory.rollout_id] = Member.of(trajectory)
+        complete = len(group.members) >= group.task.samples
         return [*decisions, self._close(trajectory.group_id, complete=True) if complete else Kept()]
 
-    def overdue(self, now: datetime) -> list[ClosedGroup]:
-        """Close the groups that waited long enough, with what arrived."""
-        late = [group_id for group_id, group in self._open.items() if group.deadline <= now]
-        return [self._close(group_id, complete=False) for group_id in late]
+    def _opened(self, trajectory: Trajectory, offset: int, now: datetime) -> _OpenGroup:
+        deadline = now + self._deadline
+        group = _OpenGroup(offset, deadline, trajectory.tenant, trajectory.run, trajectory.task)
+        self._open[trajectory.group_id] = group
+        return group
 
     def _close(self, group_id: UUID, *, complete: bool) -> ClosedGroup:
         group = self._open.pop(group_id)
         self._closed.add(group_id)
-        ordered = sorted(group.members.values(), key=lambda trajectory: trajectory.index)
+        ordered = sorted(group.members.values(), key=_place)
         return ClosedGroup(group.offset, complete, tuple(ordered))
 
+    def _latest(self, now: datetime) -> datetime:
+        self._now = now if self._now is None else max(self._now, now)
+        return self._now
 
-def _slim(trajectory: Trajectory) -> Trajectory:
-    """Without the conversation, which no estimator reads; open groups would otherwise hold all of it."""
-    steps = [step.model_copy(update={"request": {}, "response": None}) for step in trajectory.steps]
-    return trajectory.model_copy(update={"steps": steps, "output": None})
+
+def _place(member: Member) -> tuple[int, UUID]:
+    return member.trajectory.index, member.trajectory.rollout_id

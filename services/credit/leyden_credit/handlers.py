@@ -84,13 +84,16 @@ class CreditProcessor:
             metrics.ROLLOUTS_DROPPED.labels(rollout).inc()
         for step in credited.steps:
             metrics.STEPS_DROPPED.labels(step).inc()
+        versions = credited.versions
+        metrics.GROUPS_MIXED.inc(len(versions) > 1)
         log.info(
             "group_credited",
-            group_id=str(group.trajectories[0].group_id),
-            rollouts=len(group.trajectories),
+            group_id=str(group.members[0].trajectory.group_id),
+            rollouts=len(group.members),
             complete=group.complete,
             samples=len(credited.samples),
             dropped=credited.group,
+            versions=versions,
         )
         return credited
 
@@ -98,7 +101,7 @@ class CreditProcessor:
         try:
             return self._crediting.credit(group)
         except Exception as error:  # the seam: what is odd in one group must not stop the others
-            log.error("crediting_failed", group_id=str(group.trajectories[0].group_id), exc_info=error)
+            log.error("crediting_failed", group_id=str(group.members[0].trajectory.group_id), exc_info=error)
             return Credited(group=GroupDrop.FAILED)
 
     async def _publish(self) -> None:

@@ -8,6 +8,9 @@ TRAJECTORIES_DROPPED = Counter(
 )
 GROUPS = Counter("leyden_credit_groups_total", "Groups closed.", ["closed"])
 GROUPS_DROPPED = Counter("leyden_credit_groups_dropped_total", "Groups that gave no sample.", ["reason"])
+GROUPS_MIXED = Counter(
+    "leyden_credit_groups_mixed_total", "Groups that were sampled by more than one policy version."
+)
 ROLLOUTS_DROPPED = Counter(
     "leyden_credit_rollouts_dropped_total", "Rollouts of a group that gave no sample.", ["reason"]
 )

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from leyden_credit.estimators import estimator
+from leyden_credit.estimators import Choice, chosen
 from leyden_platform.settings import ServiceSettings
 
 
@@ -17,11 +17,15 @@ class CreditSettings(ServiceSettings):
     )
 
     group: str = Field(default="leyden-credit", min_length=1, description="Consumer group.")
-    estimator: str = Field(default="grpo", description="Estimator of policies that estimators does not name.")
-    estimators: dict[str, str] = Field(
-        default_factory=dict, description='Estimator by policy name, as JSON: {"calculator": "return_to_go"}'
+    estimator: Choice = Field(
+        default="grpo",
+        description="Estimator of policies that estimators does not name: a name, or JSON with parameters: "
+        '{"name": "gigpo", "w": 0.5}',
     )
-    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount per step, for return_to_go.")
+    estimators: dict[str, Choice] = Field(
+        default_factory=dict,
+        description='Estimator by policy name, as JSON: {"calculator": "rloo", "player": {"name": "rae"}}',
+    )
     air_weight: float = Field(
         default=1.0,
         ge=0,
@@ -39,6 +43,6 @@ class CreditSettings(ServiceSettings):
 
     @model_validator(mode="after")
     def _estimators_exist(self) -> Self:
-        for name in (self.estimator, *self.estimators.values()):
-            estimator(name)
+        for choice in (self.estimator, *self.estimators.values()):
+            chosen(choice)
         return self

@@ -4,22 +4,23 @@ from datetime import timedelta
 
 import pytest
 
-from leyden_credit.crediting import Credited, Crediting, GroupDrop, NamedEstimator, RolloutDrop
-from leyden_credit.estimators import estimator
-from leyden_credit.groups import ClosedGroup
+from leyden_credit.crediting import Credited, Crediting, GroupDrop, RolloutDrop
+from leyden_credit.estimators import chosen, known
+from leyden_credit.groups import ClosedGroup, Member
 from leyden_credit.rows import StepDrop
 from leyden_platform.testing.rollouts import EPOCH, make_step, make_task, make_trajectory
-from leyden_schemas import Trajectory, TrajectoryStatus, cause_id
+from leyden_schemas import JsonObject, RewardTerm, Trajectory, TrajectoryStatus, cause_id
 
 
-def named(name: str) -> NamedEstimator:
-    """An estimator by name."""
-    return NamedEstimator(name, estimator(name))
+def said(text: str) -> JsonObject:
+    """A request that ends with these words."""
+    return {"messages": [{"role": "user", "content": text}]}
 
 
 def credit(*trajectories: Trajectory, crediting: Crediting | None = None) -> Credited:
     """Credit a complete group."""
-    return (crediting or Crediting(named("grpo"))).credit(ClosedGroup(0, True, trajectories))
+    members = tuple(map(Member.of, trajectories))
+    return (crediting or Crediting(chosen("grpo"))).credit(ClosedGroup(0, True, members))
 
 
 def test_a_group_becomes_samples() -> None:
@@ -46,7 +47,10 @@ def test_the_policys_version_or_alias_is_not_part_of_its_name() -> None:
 
 def test_mixed_versions_share_a_group_and_are_recorded() -> None:
     old, new = make_trajectory(1.0, [make_step(version=1)]), make_trajectory(0.0, [make_step(version=2)])
-    assert [sample.oldest_version for sample in credit(old, new).samples] == [1, 2]
+    credited = credit(old, new)
+    assert [sample.oldest_version for sample in credited.samples] == [1, 2]
+    assert credited.versions == [1, 2]
+    assert credit(old, old.model_copy(update={"final": []})).versions == [1]
 
 
 def test_excluded_rollouts_are_no_part_of_the_comparison() -> None:
@@ -62,15 +66,15 @@ def test_fewer_than_two_usable_rollouts_are_dropped() -> None:
     assert (credited.samples, credited.group) == ([], GroupDrop.TOO_FEW)
 
 
-@pytest.mark.parametrize("name", ["grpo", "rloo", "return_to_go"])
+@pytest.mark.parametrize("name", known())
 def test_a_group_without_variance_is_dropped(name: str) -> None:
-    chosen = Crediting(named(name))
-    steps = [make_step(air=0.1), make_step()]
-    assert credit(make_trajectory(1.0, steps), make_trajectory(1.0, steps), crediting=chosen).group is (
+    crediting = Crediting(chosen(name))
+    steps = [make_step(air=0.1, request=said("a")), make_step(request=said("b"))]
+    assert credit(make_trajectory(1.0, steps), make_trajectory(1.0, steps), crediting=crediting).group is (
         GroupDrop.ZERO_VARIANCE
     )
     short, long = [make_step()], [make_step(), make_step(), make_step()]
-    assert credit(make_trajectory(0.0, short), make_trajectory(0.0, long), crediting=chosen).group is (
+    assert credit(make_trajectory(0.0, short), make_trajectory(0.0, long), crediting=crediting).group is (
         GroupDrop.ZERO_VARIANCE
     )
 
@@ -78,18 +82,63 @@ def test_a_group_without_variance_is_dropped(name: str) -> None:
 def test_intermediate_rewards_alone_are_variance_unless_they_weigh_nothing() -> None:
     group = make_trajectory(1.0, [make_step(air=0.1)]), make_trajectory(1.0)
     assert len(credit(*group).samples) == 2
-    assert credit(*group, crediting=Crediting(named("grpo"), air=0.0)).group is GroupDrop.ZERO_VARIANCE
+    assert credit(*group, crediting=Crediting(chosen("grpo"), air=0.0)).group is GroupDrop.ZERO_VARIANCE
 
 
 def test_a_policy_can_have_an_estimator_of_its_own() -> None:
-    crediting = Crediting(named("grpo"), by_policy={"calculator": named("rloo")})
+    crediting = Crediting(chosen("grpo"), by_policy={"calculator": chosen("rloo")})
     one, two = credit(make_trajectory(1.0), make_trajectory(0.0), crediting=crediting).samples
     assert one.estimator == "rloo"
     assert [one.rows[0].spans[0].advantage, two.rows[0].spans[0].advantage] == [1.0, -1.0]
 
 
+def test_a_sample_names_the_estimator_with_its_parameters() -> None:
+    crediting = Crediting(chosen({"name": "grpo", "min_std": 2.0}))
+    one, _ = credit(make_trajectory(1.0), make_trajectory(0.0), crediting=crediting).samples
+    assert one.estimator == "grpo(min_std=2.0)"
+    assert one.rows[0].spans[0].advantage == pytest.approx(0.25, abs=1e-5)
+
+
+def test_steps_that_were_told_the_same_are_compared() -> None:
+    """Episodes ±0.5, and among the steps at the door ±0.5 again; the key and the window were seen once."""
+    door, key, window = (said(text) for text in ("a door", "a key", "a window"))
+    won = make_trajectory(1.0, [make_step(request=door), make_step([7], [8], request=key)])
+    lost = make_trajectory(0.0, [make_step(request=door), make_step([7], [9], request=window)])
+    credited = credit(won, lost, crediting=Crediting(chosen("gigpo")))
+    assert [[row.spans[0].advantage for row in sample.rows] for sample in credited.samples] == [
+        [1.0, 0.5],
+        [-1.0, -0.5],
+    ]
+
+
+def test_agents_are_compared_with_themselves() -> None:
+    def game(white: float) -> Trajectory:
+        final = [RewardTerm(name="agent.white", value=white), RewardTerm(name="agent.black", value=-white)]
+        return make_trajectory(
+            steps=[make_step(agent="white"), make_step([7], [8], agent="black")], final=final
+        )
+
+    first, second = credit(game(1.0), game(-1.0), crediting=Crediting(chosen("rae"))).samples
+    assert [row.spans[0].advantage for row in first.rows] == [2.0, -2.0]
+    assert [row.spans[0].advantage for row in second.rows] == [-2.0, 2.0]
+    # Their rewards add up to nothing, so without roles there is nothing to compare.
+    assert credit(game(1.0), game(-1.0)).group is GroupDrop.ZERO_VARIANCE
+
+
+def test_terms_are_normalised_one_by_one_with_their_weights() -> None:
+    def graded(right: float, seconds: float) -> Trajectory:
+        weighed = RewardTerm(name="seconds", value=seconds, weight=-0.5)
+        return make_trajectory(final=[RewardTerm(name="right", value=right), weighed])
+
+    gdpo = Crediting(chosen("gdpo"))
+    one, two = credit(graded(1.0, 900.0), graded(0.0, 300.0), crediting=gdpo).samples
+    expected = 2**-0.5 * (1.0 - 0.5) / 1.25**0.5
+    assert one.rows[0].spans[0].advantage == pytest.approx(expected, abs=1e-5)
+    assert two.rows[0].spans[0].advantage == pytest.approx(-expected, abs=1e-5)
+
+
 def test_steps_keep_their_own_advantage_when_others_are_dropped() -> None:
-    crediting = Crediting(named("return_to_go"))
+    crediting = Crediting(chosen("return_to_go"))
     steps = [make_step([1], [2], untrainable="no_logprobs"), make_step([5], [6], air=0.5)]
     credited = credit(make_trajectory(1.0, steps), make_trajectory(0.0), crediting=crediting)
     # Returns of the first are 1.5 and 1.5; the baseline is 0.
@@ -113,9 +162,21 @@ def test_rewards_beyond_reason_are_left_out(huge: float) -> None:
     assert len(credited.samples) == 2
 
 
-def test_the_same_group_gives_the_same_bytes() -> None:
-    group = make_trajectory(1.0), make_trajectory(0.25), make_trajectory(0.0)
-    first, second = credit(*group), credit(*group)
+def test_terms_that_overflow_or_cancel_out_are_left_out_too() -> None:
+    overflow = make_trajectory(final=[RewardTerm(name="x", value=1e300, weight=1e300)])
+    cancel = make_trajectory(final=[RewardTerm(name="x", value=1e300), RewardTerm(name="y", value=-1e300)])
+    step = make_trajectory(steps=[make_step(air=1e300)])
+    credited = credit(make_trajectory(1.0), make_trajectory(0.0), overflow, cancel, step)
+    assert credited.rollouts == [RolloutDrop.OUT_OF_RANGE] * 3
+    assert len(credited.samples) == 2
+
+
+@pytest.mark.parametrize("name", known())
+def test_the_same_group_gives_the_same_bytes(name: str) -> None:
+    group = [make_trajectory(1.0), make_trajectory(0.25), make_trajectory(0.0)]
+    crediting = Crediting(chosen(name))
+    first, second = credit(*group, crediting=crediting), credit(*group, crediting=crediting)
+    assert len(first.samples) == 3
     assert [sample.model_dump_json() for sample in first.samples] == [
         sample.model_dump_json() for sample in second.samples
     ]

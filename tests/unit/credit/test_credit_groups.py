@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_credit.groups import ClosedGroup, Decision, Drop, Dropped, Groups, Kept, Opened
-from leyden_platform.testing.rollouts import EPOCH, make_task, make_trajectory
+from leyden_credit.groups import ClosedGroup, Decision, Drop, Dropped, Groups, Kept, Member, Opened
+from leyden_credit.states import state_of
+from leyden_platform.testing.rollouts import EPOCH, make_step, make_task, make_trajectory
 from leyden_schemas import Split, Trajectory, TrajectoryStatus
 
 
@@ -32,7 +33,15 @@ def test_a_group_closes_when_all_have_arrived_in_any_order() -> None:
     assert before == [Opened(0), Kept(), Kept()]
     assert isinstance(closed, ClosedGroup)
     assert (closed.offset, closed.complete) == (0, True)
-    assert [trajectory.index for trajectory in closed.trajectories] == [0, 1, 2]
+    assert [member.trajectory.index for member in closed.members] == [0, 1, 2]
+
+
+def test_members_are_in_one_order_even_if_they_claim_one_index() -> None:
+    one, two = (member.model_copy(update={"index": 0}) for member in members(2))
+    forth, back = take(Groups(), one, two)[-1], take(Groups(), two, one)[-1]
+    assert isinstance(forth, ClosedGroup)
+    assert isinstance(back, ClosedGroup)
+    assert forth.members == back.members
 
 
 def test_excluded_trajectories_complete_a_group() -> None:
@@ -54,6 +63,38 @@ def test_different_tasks_never_share_a_group() -> None:
     assert take(Groups(), first[0], second[0]) == [Opened(0), Kept(), Opened(1), Kept()]
 
 
+def changed(trajectory: Trajectory, **changes: object) -> Trajectory:
+    """The trajectory, of a task that differs in something."""
+    task = trajectory.task.model_copy(update=changes)
+    return trajectory.model_copy(update={"task": task, "rollout_id": uuid4()})
+
+
+def test_what_claims_the_group_of_another_task_is_not_compared_with_it() -> None:
+    one, two = members(2)
+    strangers = [
+        changed(one, input={"question": "3 + 3"}),
+        changed(one, policy="other"),
+        changed(one, samples=3),
+        two.model_copy(update={"tenant": "other"}),
+        two.model_copy(update={"run": "other"}),
+    ]
+    *decisions, closed = take(Groups(), one, *strangers, two)
+    assert decisions == [Opened(0), Kept(), *[Dropped(Drop.OTHER_TASK)] * 5]
+    assert isinstance(closed, ClosedGroup)
+    assert [member.trajectory for member in closed.members] == [slim(one), slim(two)]
+
+
+def slim(trajectory: Trajectory) -> Trajectory:
+    """As groups keep it."""
+    return Member.of(trajectory).trajectory
+
+
+def test_policy_versions_may_mix() -> None:
+    one, two = members(2)
+    newer = two.model_copy(update={"steps": [make_step(version=9)]})
+    assert isinstance(take(Groups(), one, newer)[-1], ClosedGroup)
+
+
 def test_a_rollout_counts_once() -> None:
     one, _ = members(2)
     again = one.model_copy(update={"attempt": 2, "trajectory_id": uuid4()})
@@ -71,9 +112,52 @@ def test_the_deadline_closes_with_what_arrived_and_the_rest_is_late() -> None:
     assert groups.overdue(EPOCH + timedelta(seconds=59)) == []
     (closed,) = groups.overdue(EPOCH + timedelta(seconds=60))
     assert not closed.complete
-    assert len(closed.trajectories) == 2
+    assert len(closed.members) == 2
     assert take(groups, three) == [Dropped(Drop.LATE)]
     assert len(groups) == 0
+
+
+def test_a_trajectory_past_the_deadline_is_late_even_if_nothing_looked_before() -> None:
+    groups = Groups(deadline_s=60)
+    one, two = members(2)
+    groups.take(one, 0, EPOCH)
+    closed, dropped = groups.take(two, 1, EPOCH + timedelta(seconds=60))
+    assert isinstance(closed, ClosedGroup)
+    assert (len(closed.members), closed.complete) == (1, False)
+    assert dropped == Dropped(Drop.LATE)
+
+
+def test_any_trajectory_closes_the_groups_that_waited_long_enough() -> None:
+    groups = Groups(deadline_s=60)
+    for name in (1, 2, 3):
+        groups.take(members(2, group=name)[0], name, EPOCH + timedelta(seconds=10 * name))
+    *closed, opened, kept = groups.take(members(2, group=4)[0], 4, EPOCH + timedelta(seconds=80))
+    assert [group.offset for group in closed if isinstance(group, ClosedGroup)] == [1, 2]
+    assert (opened, kept) == (Opened(4), Kept())
+
+
+def test_time_that_goes_back_neither_closes_nor_reopens() -> None:
+    groups = Groups(deadline_s=60)
+    groups.take(members(2, group=1)[0], 0, EPOCH + timedelta(seconds=30))
+    groups.take(members(2, group=2)[0], 1, EPOCH)
+    assert groups.overdue(EPOCH + timedelta(seconds=89)) == []
+    assert [closed.offset for closed in groups.overdue(EPOCH + timedelta(seconds=90))] == [0, 1]
+
+
+def test_one_of_64_waits_for_the_deadline() -> None:
+    groups = Groups(deadline_s=60)
+    take(groups, members(64)[17])
+    (closed,) = groups.overdue(EPOCH + timedelta(seconds=60))
+    assert (len(closed.members), closed.complete, len(groups)) == (1, False, 0)
+
+
+def test_a_group_that_is_forgotten_begins_anew() -> None:
+    groups = Groups(deadline_s=60, remember=1)
+    one, two = members(2, group=1)
+    take(groups, one)
+    groups.overdue(EPOCH + timedelta(seconds=60))
+    take(groups, *members(1, group=2))
+    assert take(groups, two) == [Opened(0), Kept()]
 
 
 def test_open_groups_do_not_hold_the_conversation() -> None:
@@ -81,7 +165,30 @@ def test_open_groups_do_not_hold_the_conversation() -> None:
     spoken = only.steps[0].model_copy(update={"request": {"messages": ["…"]}, "response": {"choices": []}})
     closed = take(Groups(), only.model_copy(update={"steps": [spoken]}))[-1]
     assert isinstance(closed, ClosedGroup)
-    assert (closed.trajectories[0].steps[0].request, closed.trajectories[0].steps[0].response) == ({}, None)
+    (member,) = closed.members
+    assert (member.trajectory.steps[0].request, member.trajectory.steps[0].response) == ({}, None)
+    assert member.states == (state_of(spoken),)
+
+
+@given(
+    arrivals=st.lists(st.tuples(st.sampled_from(range(6)), st.integers(0, 30)), max_size=20),
+    ticks=st.lists(st.booleans(), min_size=20, max_size=20),
+)
+def test_what_closes_with_whom_does_not_depend_on_when_somebody_looked(
+    arrivals: list[tuple[int, int]], ticks: list[bool]
+) -> None:
+    pool = [*members(3, group=1), *members(3, group=2)]
+    watched, unwatched, now = Groups(deadline_s=60), Groups(deadline_s=60), EPOCH
+    seen: list[ClosedGroup] = []
+    expected: list[Decision] = []
+    for offset, ((which, later), tick) in enumerate(zip(arrivals, ticks, strict=False)):
+        now += timedelta(seconds=later)
+        if tick:
+            seen += watched.overdue(now)
+        decisions = watched.take(pool[which], offset, now)
+        seen += [decision for decision in decisions if isinstance(decision, ClosedGroup)]
+        expected += unwatched.take(pool[which], offset, now)
+    assert seen == [decision for decision in expected if isinstance(decision, ClosedGroup)]
 
 
 @given(st.data())

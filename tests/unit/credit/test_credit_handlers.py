@@ -1,15 +1,19 @@
 """The processor: publishes closed groups once, and keeps their offsets open until acknowledged."""
 
+from collections import Counter
+
 import pytest
 from pydantic import ValidationError
 
+from leyden_credit import metrics
 from leyden_credit.app import crediting
+from leyden_credit.estimators import known
 from leyden_credit.groups import Groups
 from leyden_credit.handlers import CreditProcessor
 from leyden_credit.settings import CreditSettings
 from leyden_platform.clock import ManualClock
 from leyden_platform.messaging import MemoryPublisher, Partition, PublishFailed, Record, Rejected
-from leyden_platform.testing.rollouts import EPOCH, make_task, make_trajectory
+from leyden_platform.testing.rollouts import EPOCH, make_step, make_task, make_trajectory
 from leyden_schemas import (
     MalformedMessage,
     Message,
@@ -75,6 +79,24 @@ def group(*rewards: float, name: str = "a") -> list[Trajectory]:
     ]
 
 
+def counts() -> Counter[str]:
+    """What the service counted of trajectories and groups so far; a difference has only what grew."""
+    return Counter(
+        {
+            " ".join([sample.name.removeprefix("leyden_credit_"), *sample.labels.values()]): int(sample.value)
+            for family in (
+                metrics.TRAJECTORIES_DROPPED,
+                metrics.GROUPS,
+                metrics.GROUPS_DROPPED,
+                metrics.GROUPS_MIXED,
+            )
+            for metric in family.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        }
+    )
+
+
 async def test_a_complete_group_is_published() -> None:
     bench = Bench()
     await bench.feed(*group(1.0, 0.0, 1.0))
@@ -105,12 +127,65 @@ async def test_a_deadline_publishes_what_arrived() -> None:
 
 
 async def test_one_of_many_arriving_gives_nothing_and_lets_the_watermark_move() -> None:
+    before = counts()
     bench = Bench()
     await bench.feed(group(*[1.0] * 64)[0])
     bench.clock.advance(60)
     await bench.processor.tick()
     assert bench.samples == []
     assert bench.processor.watermark() is None
+    assert counts() - before == {"groups_total deadline": 1, "groups_dropped_total too_few": 1}
+
+
+async def test_what_is_left_out_is_counted() -> None:
+    before = counts()
+    bench = Bench()
+    one, two = group(1.0, 1.0)
+    stranger = one.model_copy(update={"task": make_task(input={"question": "?"}, samples=2)})
+    test = one.model_copy(update={"task": make_task(samples=2, split="eval")})
+    await bench.feed(one, one, stranger, test, two, two)
+    assert bench.samples == []
+    assert counts() - before == {
+        "trajectories_dropped_total duplicate": 1,
+        "trajectories_dropped_total other_task": 1,
+        "trajectories_dropped_total eval": 1,
+        "trajectories_dropped_total late": 1,
+        "groups_total complete": 1,
+        "groups_dropped_total zero_variance": 1,
+    }
+    assert bench.processor.watermark() is None
+
+
+async def test_a_late_trajectory_changes_no_sample() -> None:
+    before = counts()
+    bench = Bench()
+    one, two, three = group(1.0, 0.0, 1.0)
+    await bench.feed(one, two)
+    bench.clock.advance(60)
+    await bench.feed(three, first=2)
+    assert [sample.group_size for sample in bench.samples] == [2, 2]
+    assert counts() - before == {"trajectories_dropped_total late": 1, "groups_total deadline": 1}
+
+
+async def test_groups_of_several_versions_are_counted() -> None:
+    before = counts()
+    bench = Bench()
+    one, two = group(1.0, 0.0)
+    await bench.feed(one, two.model_copy(update={"steps": [make_step(version=4)]}))
+    await bench.feed(*group(1.0, 0.0, name="b"), first=2)
+    assert [sample.oldest_version for sample in bench.samples] == [0, 4, 0, 0]
+    assert counts() - before == {"groups_total complete": 2, "groups_mixed_total": 1}
+
+
+async def test_a_replay_gives_the_same_bytes_in_any_order_of_arrival() -> None:
+    """With the group complete, only who belongs to it matters."""
+    trajectories = group(1.0, 0.0, 0.5, 0.25)
+    for name in known():
+        first, second = (Bench(settings=CreditSettings(estimator=name)) for _ in range(2))
+        await first.feed(*trajectories)
+        await second.feed(*reversed(trajectories))
+        assert len(first.samples) == 4
+        assert list(map(encode, first.samples)) == list(map(encode, second.samples))
 
 
 async def test_a_broker_that_was_away_gets_the_samples_on_the_next_try() -> None:
@@ -159,5 +234,5 @@ async def test_settings_choose_the_estimator_by_policy(monkeypatch: pytest.Monke
 
 
 def test_an_unknown_estimator_is_refused() -> None:
-    with pytest.raises(ValidationError, match="choose one of grpo, return_to_go, rloo"):
+    with pytest.raises(ValidationError, match="choose one of dr_grpo, gdpo"):
         CreditSettings(estimators={"calculator": "magic"})

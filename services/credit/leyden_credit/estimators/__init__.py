@@ -1,33 +1,62 @@
-"""Advantage estimators: one file each, all with one signature, chosen by name.
+"""Advantage estimators: one file each, found by its name. Adding one is adding a file.
 
-An estimator is a pure function of a group's rollouts. It gives, for every rollout in the order given, one
-advantage per step; a rollout without steps gets an empty list. Adding one is a file here and a line below.
+A file defines one subclass of ``Estimator``; what else it holds is its own business.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Mapping
+from importlib import import_module
+from inspect import isabstract
+from pkgutil import iter_modules
+from typing import Any
 
-from leyden_credit.estimators.grpo import grpo
-from leyden_credit.estimators.return_to_go import return_to_go
-from leyden_credit.estimators.rloo import rloo
-from leyden_credit.rollout import ScoredRollout
+from pydantic import ValidationError
 
-Advantages = list[list[float]]
-Estimator = Callable[[Sequence[ScoredRollout]], Advantages]
+from leyden_credit.estimators.base import Advantages, Estimator
 
-ESTIMATORS = ("grpo", "return_to_go", "rloo")
-
-
-def estimator(name: str, *, gamma: float = 1.0) -> Estimator:
-    """The estimator of that name; ``gamma`` matters to those that discount. Raises ``ValueError``."""
-    known: dict[str, Estimator] = {
-        "grpo": grpo,
-        "return_to_go": partial(return_to_go, gamma=gamma),
-        "rloo": rloo,
-    }
-    if name not in known:
-        raise ValueError(f"no estimator is named {name!r}; choose one of {', '.join(ESTIMATORS)}")
-    return known[name]
+Choice = str | dict[str, Any]
+"""An estimator's name, or ``{"name": …}`` with parameters beside it."""
 
 
-__all__ = ["ESTIMATORS", "Advantages", "Estimator", "estimator", "grpo", "return_to_go", "rloo"]
+def known() -> dict[str, type[Estimator]]:
+    """Every estimator of this folder, by name."""
+    found = {}
+    for module in sorted(iter_modules(__path__), key=lambda module: module.name):
+        for estimator in _defined_in(f"{__name__}.{module.name}"):
+            found[module.name] = estimator
+    return found
+
+
+def chosen(choice: str | Mapping[str, Any]) -> Estimator:
+    """The estimator that was asked for. Raises ``ValueError`` with what there is to choose from."""
+    parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = parameters.pop("name", None)
+    estimators = known()
+    if name not in estimators:
+        raise ValueError(f"no estimator is named {name!r}; choose one of {', '.join(estimators)}")
+    try:
+        return estimators[name](**parameters)
+    except ValidationError as error:
+        raise ValueError(_explained(name, estimators[name], error)) from None
+
+
+def _defined_in(module: str) -> list[type[Estimator]]:
+    return [
+        value
+        for value in vars(import_module(module)).values()
+        if isinstance(value, type)
+        and issubclass(value, Estimator)
+        and value.__module__ == module
+        and not isabstract(value)
+    ]
+
+
+def _explained(name: str, estimator: type[Estimator], error: ValidationError) -> str:
+    wrong = "; ".join(
+        f"{'.'.join(map(str, problem['loc']))} = {problem['input']!r}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    takes = ", ".join(f"{key} ({field.description})" for key, field in estimator.model_fields.items())
+    return f"estimator {name}: {wrong}. It takes {takes or 'no parameters'}"
+
+
+__all__ = ["Advantages", "Choice", "Estimator", "chosen", "known"]

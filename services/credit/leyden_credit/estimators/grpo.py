@@ -1,34 +1,28 @@
 """Group-relative advantages, the same for every step of a rollout.
 
-Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models" (2024),
-section 4.1: ``A_i = (R_i - mean(R)) / (std(R) + eps)``. Here ``R_i`` is the final reward plus the sum of the
-intermediate ones, and ``std`` the sample standard deviation (divided by ``G - 1``).
+Shao et al., "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models" (2024,
+arXiv:2402.03300), section 4.1: ``A_i = (X_i - mean(X)) / (std(X) + eps)``. Here ``X_i`` is the final reward
+plus the sum of the intermediate ones, and ``std`` the sample deviation (divided by ``G - 1``).
+
+Dividing by the deviation makes every group count alike, also one whose outcomes are equal and whose
+intermediate rewards differ by a hair. ``min_std`` is a floor of the divisor: groups that differ by less than
+it keep the size of their difference. 0 is the published formula.
 """
 
 from collections.abc import Sequence
-from statistics import fmean
 
+from pydantic import Field
+
+from leyden_credit.estimators.base import Advantages, Estimator, broadcast
 from leyden_credit.rollout import ScoredRollout
-
-EPS = 1e-6
-
-
-def grpo(group: Sequence[ScoredRollout]) -> list[list[float]]:
-    """Standardise totals within the group, and broadcast each over its rollout's steps."""
-    advantages = standardised([rollout.total for rollout in group])
-    return [[advantage] * len(rollout.air) for advantage, rollout in zip(advantages, group, strict=True)]
+from leyden_credit.statistics import standardised
 
 
-def standardised(returns: Sequence[float], *, eps: float = EPS) -> list[float]:
-    """Centre and scale within one group; one return, or equal returns, give zeros."""
-    if len(returns) < 2 or spread(returns) == 0.0:
-        return [0.0] * len(returns)
-    mean = fmean(returns)
-    std = (sum((value - mean) ** 2 for value in returns) / (len(returns) - 1)) ** 0.5
-    return [(value - mean) / (std + eps) for value in returns]
+class Grpo(Estimator):
+    """One rollout, or equal totals, give zeros."""
 
+    min_std: float = Field(default=0.0, ge=0, description="smallest deviation that is divided by")
 
-def spread(returns: Sequence[float]) -> float:
-    """Largest less smallest; differences that rounding alone explains are 0."""
-    low, high = min(returns), max(returns)
-    return 0.0 if high - low <= 1e-9 * max(1.0, abs(low), abs(high)) else high - low
+    def __call__(self, group: Sequence[ScoredRollout]) -> Advantages:
+        """Standardise totals within the group, and broadcast each over its rollout's steps."""
+        return broadcast(standardised([rollout.total for rollout in group], min_std=self.min_std), group)

@@ -1,26 +1,21 @@
 """Leave-one-out advantages, the same for every step of a rollout.
 
-Ahmadian et al., "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback in
-LLMs" (2024): ``A_i = R_i - mean of the others = (G R_i - sum R) / (G - 1)``. Here ``R_i`` is the final reward
-plus the sum of the intermediate ones. Nothing is divided by a deviation, so the scale of rewards is kept.
+Ahmadian et al., "Back to Basics: Revisiting REINFORCE-Style Optimization for Learning from Human Feedback
+in LLMs" (2024, arXiv:2402.14740): ``A_i = X_i - mean of the others = (G X_i - sum X) / (G - 1)``. Here
+``X_i`` is the final reward plus the sum of the intermediate ones. Nothing is divided by a deviation, so the
+scale of rewards is kept.
 """
 
 from collections.abc import Sequence
 
-from leyden_credit.estimators.grpo import spread
+from leyden_credit.estimators.base import Advantages, Estimator, broadcast
 from leyden_credit.rollout import ScoredRollout
+from leyden_credit.statistics import against_the_others
 
 
-def rloo(group: Sequence[ScoredRollout]) -> list[list[float]]:
-    """Compare every total with the mean of the other rollouts', and broadcast over the steps."""
-    advantages = against_the_others([rollout.total for rollout in group])
-    return [[advantage] * len(rollout.air) for advantage, rollout in zip(advantages, group, strict=True)]
+class Rloo(Estimator):
+    """One rollout, or equal totals, give zeros."""
 
-
-def against_the_others(returns: Sequence[float]) -> list[float]:
-    """Each return less the mean of the others; one return, or equal returns, give zeros."""
-    size = len(returns)
-    if size < 2 or spread(returns) == 0.0:
-        return [0.0] * size
-    total = sum(returns)
-    return [(size * value - total) / (size - 1) for value in returns]
+    def __call__(self, group: Sequence[ScoredRollout]) -> Advantages:
+        """Compare every total with the mean of the other rollouts', and broadcast over the steps."""
+        return broadcast(against_the_others([rollout.total for rollout in group]), group)
