@@ -163,11 +163,19 @@ class Capture:
             seen = {name: raw for name, raw in seen.items() if name != "usage"}
         return seen
 
+    def passed(self, answer: Fields) -> None:
+        """Take in an answer that is no completion: all of it but its data."""
+        self._take_usage(answer)
+        self.whole_response = {name: raw for name, raw in answer.items() if name != "data"}
+
+    def _take_usage(self, answer: Fields) -> None:
+        if is_present(answer, "usage") and isinstance(usage := value(answer, "usage"), dict):
+            self.usage = usage
+
     def _common(self, answer: Fields) -> list[Fields]:
         if not self.prompt_ids and (ids := id_text(answer.get("prompt_token_ids"))):
             self.prompt_ids = b"[%b]" % ids
-        if is_present(answer, "usage") and isinstance(usage := value(answer, "usage"), dict):
-            self.usage = usage
+        self._take_usage(answer)
         if is_present(answer, "error"):
             self.error = error_text(value(answer, "error"))
         if not self.head:

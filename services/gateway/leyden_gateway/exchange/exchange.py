@@ -166,7 +166,7 @@ class Exchange:
         except NotJson as error:
             raise MalformedAnswer(f"the replica's answer: {error}") from None
         if self._dialect.operation:
-            self.capture.whole_response = {name: part for name, part in payload.items() if name != "data"}
+            self.capture.passed(payload)
             return Outcome(Ending.completed(), 200, headers, raw)
         seen = self.capture.whole(payload, prepared.wants)
         if self.capture.error is not None:
@@ -215,7 +215,7 @@ class Exchange:
 
     async def _record(self, ending: Ending) -> None:
         call = self.call
-        if self._translator is not None and call.streamed and ending.status == "ok":
+        if self._translator is not None and call.streamed and self.capture.head:
             call.response = self._translator.response()
         total_s = perf_counter() - call.started
         await self._tools.recorder.record(call, records(call, ending, self.capture, total_s=total_s))
