@@ -55,7 +55,7 @@ def kafka_bootstrap() -> Iterator[str]:
         process.wait()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kafka(kafka_bootstrap: str) -> KafkaSettings:
     """The embedded broker has no idempotent producer, and joining takes as long as old sessions may last."""
     embedded = "LEYDEN_TEST_KAFKA" not in os.environ

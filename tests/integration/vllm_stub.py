@@ -1,26 +1,23 @@
-"""A stand-in for vLLM: its exact JSON and SSE for chat completions with token ids, and its ways to fail.
+"""A stand-in for vLLM: its exact JSON and SSE, token ids included, and its ways to fail.
 
 Tokens are the pieces of a scripted reply (its words, or parts of tool calls) and an end token; token ``i``
 has id ``100 + i`` and log-probability ``-0.1 * (i + 1)``. Tests script it by setting attributes.
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import vllm_text
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from vllm_pieces import FIRST_ID, PROMPT_IDS, Json, sse
 
 from leyden_platform.http import HttpServer
-
-PROMPT_IDS = [1, 2, 3, 4]
-FIRST_ID = 100
-Json = dict[str, Any]
 
 
 @dataclass
@@ -51,6 +48,8 @@ class VllmStub:
             routes=[
                 Route("/v1/models", self.list_models),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.text, methods=["POST"]),
+                Route("/v1/embeddings", self.embed, methods=["POST"]),
             ]
         )
 
@@ -61,6 +60,24 @@ class VllmStub:
 
     async def chat(self, request: Request) -> Response:
         """One chat completion."""
+        return await self._answer(request, self.whole, self.stream)
+
+    async def text(self, request: Request) -> Response:
+        """One text completion."""
+        return await self._answer(
+            request, lambda body: vllm_text.whole(self, body), lambda body: vllm_text.stream(self, body)
+        )
+
+    async def embed(self, request: Request) -> Response:
+        """Embeddings."""
+        return await self._answer(request, vllm_text.embeddings, self.stream)
+
+    async def _answer(
+        self,
+        request: Request,
+        whole: Callable[[Json], Json],
+        stream: Callable[[Json], AsyncIterator[bytes]],
+    ) -> Response:
         body = await request.json()
         self.requests.append(body)
         self.headers.append(dict(request.headers))
@@ -70,10 +87,16 @@ class VllmStub:
         if failure := self.fail(body):
             return failure
         if body.get("stream"):
-            stream = self.events(body) if self.events else self.stream(body)
-            return StreamingResponse(self._noticing(stream), media_type="text/event-stream")
+            events = (self.events or stream)(body)
+            return StreamingResponse(self._noticing(events), media_type="text/event-stream")
         await self._wait(request)
-        return JSONResponse(self.whole(body))
+        return JSONResponse(whole(body))
+
+    def reset(self) -> None:
+        """As new, but for the address and the models."""
+        fresh = VllmStub(models=self.models, url=self.url)
+        for own in fields(self):
+            setattr(self, own.name, getattr(fresh, own.name))
 
     async def _wait(self, request: Request) -> None:
         while not self.gate.is_set():
@@ -220,11 +243,6 @@ class VllmStub:
         }
 
 
-def sse(payload: Json) -> bytes:
-    """One event, with the separators Python's json and pydantic differ in left as vLLM writes them."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
-
-
 def error(status: int, message: str, kind: str = "BadRequestError", headers: Json | None = None) -> Response:
     """vLLM's error object."""
     return JSONResponse(
@@ -257,3 +275,6 @@ async def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> 
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.01)
+
+
+__all__ = ["FIRST_ID", "PROMPT_IDS", "Json", "VllmStub", "error", "eventually", "serving", "sse"]
