@@ -393,8 +393,8 @@ async def test_a_late_answer_is_asked_for_elsewhere(
         before = gateway.metric("leyden_gateway_hedges_total", outcome="won")
         rollouts = [gateway.claims() for _ in range(12)]
         assert set((await homes(gateway, rollouts)).values()) == {quick.url}
-        hedged = gateway.metric("leyden_gateway_hedges_total", outcome="won") - before
-        assert hedged == len(slow.requests) > 0
+        won = gateway.metric("leyden_gateway_hedges_total", outcome="won") - before
+        assert len(slow.requests) >= won > 0, "on a busy machine the quick one may be late, too"
         await asyncio.wait_for(slow.hung_up.wait(), 5)
         records = (await last_records(gateway, rollouts)).values()
         assert {record.status for record in records} == {CompletionStatus.OK}
