@@ -3,9 +3,9 @@
 A replay derives the same ids again, which is how duplicates are recognised without coordination.
 """
 
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from uuid_utils.compat import uuid5, uuid7
 
 _NAMESPACE = UUID("6ba1d3c8-5f0e-5d5b-9d2a-1e7de4c0ffee")
 

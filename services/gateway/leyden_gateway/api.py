@@ -88,20 +88,12 @@ class Front:
         self._admission.admit(call)
         exchange, status = Exchange(self._tools, dialect, caller, call), 499
         try:
-            body = await self._body(caller)
-            ending = await (_traced(exchange, body) if exporting() else exchange.run(body))
+            ending = await (_traced(exchange) if exporting() else exchange.run())
             status = ending.http_status
         finally:
             self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
         metrics.answered(call.protocol, streamed=call.streamed, status=status)
         metrics.request_seconds(call.streamed).observe(perf_counter() - started)
-
-    async def _body(self, caller: Caller) -> bytes | ApiError:
-        settings = self._settings
-        try:
-            return await caller.body(limit=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
-        except ApiError as error:
-            return error
 
 
 async def _refuse(caller: Caller, dialect: Dialect, error: ApiError) -> None:
@@ -119,12 +111,12 @@ def _trace_context(caller: Caller, whose: Attribution) -> dict[str, str]:
     return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
 
 
-async def _traced(exchange: Exchange, body: bytes | ApiError) -> Ending:
+async def _traced(exchange: Exchange) -> Ending:
     """The exchange inside a span, whose context replaces the caller's downstream."""
     call = exchange.call
     with span(f"{call.operation or 'chat'} {call.policy_ref}".rstrip(), call.trace) as current:
         call.trace = trace_headers()
-        ending = await exchange.run(body)
+        ending = await exchange.run()
         if current.is_recording():
             current.set_attributes(span_attributes(exchange, ending))
     return ending

@@ -30,7 +30,7 @@ class GatewaySettings(ServiceSettings):
         default=1,
         ge=1,
         le=256,
-        description="Processes that share the port, one per core; metrics and admin routes of each have ports "
+        description="Processes that share the port, one per core; metrics and admin of each have ports "
         "of their own, from LEYDEN_OPS_PORT and ADMIN_PORT.",
     )
     replicas: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -16,6 +16,7 @@ class Admission:
     ) -> None:
         self._limiter, self._budget, self._calls = limiter, budget, calls
         self._max_in_flight = max_in_flight
+        metrics.IN_FLIGHT.set_function(lambda: len(calls))
 
     def admit(self, call: Call) -> None:
         """Count the call in. Raises ``Overloaded``, ``RateLimited``, ``BudgetSpent`` or ``TokensSpent``."""
@@ -31,12 +32,10 @@ class Admission:
             self._limiter.finish(whose.tenant, 0)
             raise
         self._calls.begin(call.completion_id, whose.rollout_id, call.protocol, whose.tenant)
-        metrics.IN_FLIGHT.inc()
 
     def settle(self, call: Call, *, tokens: int, failed: bool) -> None:
         """Count the call out; one that infrastructure failed costs the attempt no completion."""
         whose = call.attribution
-        metrics.IN_FLIGHT.dec()
         self._calls.end(call.completion_id)
         self._limiter.finish(whose.tenant, tokens)
         if whose.claims:

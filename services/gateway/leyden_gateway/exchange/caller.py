@@ -1,15 +1,19 @@
 """The caller's side of one call: reading its request, noticing that it hung up, sending it bytes."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
-from leyden_gateway.errors import BodyTimedOut, BodyTooLarge, UpstreamTimedOut
+from leyden_gateway.errors import ApiError, BodyTooLarge
 
 WATCH_AFTER_S = 0.02
 """Calls answered sooner are not watched for a hang-up: who leaves that early meets a finished call."""
+
+SKIPPED_BYTES = 64 * 1024
+"""Of a request that is answered without being read, so much is received for the connection to be kept."""
 
 
 class CallerGone(Exception):
@@ -17,15 +21,17 @@ class CallerGone(Exception):
 
 
 class Caller:
-    """One HTTP exchange over ASGI."""
+    """One HTTP exchange over ASGI. Its request is answered inside ``async with``, its end sent after it."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         """Request headers by lower-case name; of a repeated one the last."""
         self._receive, self._send = receive, send
+        self._unread = _announced(self.headers)
         self._stall_timeout_s = stall_timeout_s
         self._scope: asyncio.Timeout | None = None
         self._gone = ""
+        self._late: ApiError | None = None
         self._watching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.started = False
@@ -36,60 +42,55 @@ class Caller:
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
-    async def body(self, *, limit: int, timeout_s: float) -> bytes:
-        """The request's body. Raises ``BodyTooLarge``, ``BodyTimedOut`` or ``CallerGone``."""
+    async def body(self, *, limit: int) -> bytes:
+        """The request's body. Raises ``BodyTooLarge`` or ``CallerGone``."""
         length = self.headers.get(b"content-length", b"")
         if length.isdigit() and int(length) > limit:
             raise BodyTooLarge(f"the request is larger than {limit} bytes")
-        try:
-            async with asyncio.timeout(timeout_s):
-                message = await self._receive()
-                if message["type"] == "http.request" and not message.get("more_body", False):
-                    first: bytes = message["body"]
-                    if len(first) <= limit:
-                        return first
-                parts, size = [], 0
-                while True:
-                    if message["type"] == "http.disconnect":
-                        raise CallerGone("the caller hung up while sending its request")
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    if size > limit:
-                        raise BodyTooLarge(f"the request is larger than {limit} bytes")
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-                    message = await self._receive()
-        except TimeoutError:
-            raise BodyTimedOut(f"the request did not arrive within {timeout_s:g} s") from None
+        parts, size, more = [], 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone("the caller hung up while sending its request")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            more = message.get("more_body", False)
+            if size > limit:
+                raise BodyTooLarge(f"the request is larger than {limit} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    @contextlib.asynccontextmanager
-    async def present(self, timeout_s: float) -> AsyncIterator[None]:
-        """Work for as long as the caller is there, for ``timeout_s`` at most; read the body first.
+    async def __aenter__(self) -> Self:
+        """Nothing waits for ever: ``expect`` says for how long, and what is raised after it."""
+        self._scope = asyncio.timeout(None)
+        await self._scope.__aenter__()
+        return self
 
-        The work inside is cancelled and ``CallerGone`` or ``UpstreamTimedOut`` raised.
-        """
+    def expect(self, within_s: float, otherwise: ApiError) -> None:
+        """Raise ``otherwise`` inside the block unless it ends, or expects something else, in time."""
+        assert self._scope is not None
+        self._late = otherwise
+        self._scope.reschedule(asyncio.get_running_loop().time() + within_s)
+
+    def watch(self) -> None:
+        """From now on a hang-up ends the block with ``CallerGone``; the body must have been read."""
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        scope, self._scope = self._scope, None
+        self._stop_watching()
+        assert scope is not None
         try:
-            async with asyncio.timeout(timeout_s) as scope:
-                self._scope = scope
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_later(WATCH_AFTER_S, self._start_watching)
-                try:
-                    yield
-                finally:
-                    self._stop_watching()
+            await scope.__aexit__(kind, error, trace)
         except TimeoutError:
-            if self._gone:
-                raise CallerGone(self._gone) from None
-            if scope.expired():
-                raise UpstreamTimedOut(f"the completion took longer than {timeout_s:g} s") from None
-            raise
+            raise (CallerGone(self._gone) if self._gone else self._late or TimeoutError()) from None
 
     def _start_watching(self) -> None:
         self._watching = asyncio.create_task(self._watch())
         self._timer = None
 
     def _stop_watching(self) -> None:
-        self._scope = None
         if self._watching is not None:
             self._watching.cancel()
         if self._timer is not None:
@@ -101,26 +102,49 @@ class Caller:
         self._leave("the caller hung up")
 
     def _leave(self, why: str) -> None:
+        if self._gone:
+            return
         self._gone = why
         if self._scope is not None:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        """Send the status line and headers."""
+        """Send the status line and headers; the connection ends if much of the request may still come."""
         self.started = True
         encoded = [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers.items()]
+        if self._unread > SKIPPED_BYTES:
+            encoded.append((b"connection", b"close"))
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of what was started. Raises ``CallerGone`` when the caller stopped reading."""
-        sending = self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        message = {"type": "http.response.body", "body": data, "more_body": not last}
+        if self._scope is not None:
+            stalled = asyncio.get_running_loop().call_later(self._stall_timeout_s, self._leave, self._stalled)
+            try:
+                await self._send(message)
+            finally:
+                stalled.cancel()
+            return
         try:
             async with asyncio.timeout(self._stall_timeout_s):
-                await sending
+                await self._send(message)
         except TimeoutError:
-            raise CallerGone(f"the caller read nothing for {self._stall_timeout_s:g} s") from None
+            raise CallerGone(self._stalled) from None
+
+    @property
+    def _stalled(self) -> str:
+        return f"the caller read nothing for {self._stall_timeout_s:g} s"
 
     async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole answer."""
         await self.start(status, {**headers, "content-length": str(len(body))})
         await self.write(body, last=True)
+
+
+def _announced(headers: Mapping[bytes, bytes]) -> float:
+    """The bytes that a request's body will have, infinite if it does not say."""
+    if b"transfer-encoding" in headers:
+        return inf
+    length = headers.get(b"content-length", b"")
+    return int(length) if length.isdigit() else 0

@@ -14,7 +14,15 @@ from leyden_gateway import metrics
 from leyden_gateway.attribution.gatekeeper import Gatekeeper
 from leyden_gateway.control.pause import Pause
 from leyden_gateway.control.sizes import check_messages
-from leyden_gateway.errors import ApiError, GatewayStopping, InvalidRequest, MalformedAnswer, UpstreamFailed
+from leyden_gateway.errors import (
+    ApiError,
+    BodyTimedOut,
+    GatewayStopping,
+    InvalidRequest,
+    MalformedAnswer,
+    UpstreamFailed,
+    UpstreamTimedOut,
+)
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.capture import Capture, error_text
 from leyden_gateway.exchange.dialects import Dialect, Translator, plain
@@ -70,9 +78,9 @@ class Exchange:
         self._external: External | None = None
         self._forced = False
 
-    async def run(self, body: bytes | ApiError) -> Ending:
-        """Answer a request; ``body`` is its bytes, or why they could not be read."""
-        outcome = await self._relay(body)
+    async def run(self) -> Ending:
+        """Answer the caller's request."""
+        outcome = await self._relay()
         try:
             await self._record(outcome.ending)
         except ApiError as error:
@@ -81,13 +89,10 @@ class Exchange:
             await self._release(outcome)
         return outcome.ending
 
-    async def _relay(self, body: bytes | ApiError) -> Outcome:
+    async def _relay(self) -> Outcome:
         try:
-            if isinstance(body, ApiError):
-                return self._failed(body)
-            prepared = self._understand(body)
-            self.call.sampling = prepared.sampling
-            async with self._caller.present(self._tools.settings.request_timeout_s):
+            async with self._caller as caller:
+                prepared = await self._listen(caller)
                 return await self._converse(prepared)
         except ApiError as error:
             return self._failed(error)
@@ -101,6 +106,18 @@ class Exchange:
         except asyncio.CancelledError:
             await self._record(Ending.failed(GatewayStopping("the gateway was stopped")))
             raise
+
+    async def _listen(self, caller: Caller) -> Prepared:
+        """The request, understood; from then on the caller is watched."""
+        settings = self._tools.settings
+        late = BodyTimedOut(f"the request did not arrive within {settings.body_timeout_s:g} s")
+        caller.expect(settings.body_timeout_s, late)
+        prepared = self._understand(await caller.body(limit=settings.max_body_bytes))
+        self.call.sampling = prepared.sampling
+        slow = UpstreamTimedOut(f"the completion took longer than {settings.request_timeout_s:g} s")
+        caller.expect(settings.request_timeout_s, slow)
+        caller.watch()
+        return prepared
 
     def _failed(self, error: ApiError) -> Outcome:
         """The caller gets this error, in the protocol it speaks."""
