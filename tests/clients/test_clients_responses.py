@@ -292,3 +292,12 @@ def test_an_agent_through_chat_completions(
     first, second = agreed(stack, caller, replica, *TOOL_TURNS)
     assert extends(first, second)
     assert ids(TOOL_TURNS[0].tokens()) == first.token_ids
+
+
+def test_langchain_speaks_responses(stack: Stack, replica: ScriptedReplica, program: Programs) -> None:
+    replica.script(*TOOL_TURNS)
+    caller, langchain = stack.caller(), program("use_langchain")
+    got = langchain.run("invoke_responses", api=caller.openai, text=QUESTION)
+    assert got["tool_calls"] == [{"a": 3, "b": 4}]
+    assert "".join(langchain.run("stream_responses", api=caller.openai, text=QUESTION)) == "It is 12."
+    agreed(stack, caller, replica, *TOOL_TURNS, protocol=Protocol.RESPONSES)

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 Case = Callable[..., Any]
 CaseT = TypeVar("CaseT", bound=Case)
@@ -57,6 +58,7 @@ def serve() -> None:
 
 def _run(asked: dict[str, Any], runner: asyncio.Runner) -> Any:
     function = _CASES[asked["case"]]
-    if inspect.iscoroutinefunction(function):
-        return runner.run(function(**asked["arguments"]))
-    return function(**asked["arguments"])
+    with patch.dict(os.environ, asked["environment"]):
+        if inspect.iscoroutinefunction(function):
+            return runner.run(function(**asked["arguments"]))
+        return function(**asked["arguments"])

@@ -9,7 +9,8 @@ Api = dict[str, Any]
 
 
 def model(api: Api) -> Any:
-    return dspy.LM("openai/gpt-4o", cache=False, api_base=api["base_url"], api_key=api["api_key"])
+    """DSPy's own client; with nothing but the environment to go by, it takes LiteLLM."""
+    return dspy.LM("openai/gpt-4o", cache=False, **api)
 
 
 @case

@@ -119,6 +119,18 @@ def heard(message: Any) -> Seen:
 
 
 @case
+def invoke_responses(api: Api, text: str) -> Seen:
+    """The same chat model through Responses, with a tool."""
+    said = model(api, use_responses_api=True).bind_tools([MULTIPLY]).invoke(text)
+    return {"text": said.text, "tool_calls": [call["args"] for call in said.tool_calls]}
+
+
+@case
+def stream_responses(api: Api, text: str) -> list[str]:
+    return [piece.text for piece in model(api, use_responses_api=True).stream(text)]
+
+
+@case
 def embed(api: Api, texts: list[str]) -> list[list[float]]:
     embeddings = OpenAIEmbeddings(model="any", check_embedding_ctx_length=False, **api)
     vectors: list[list[float]] = embeddings.embed_documents(texts)

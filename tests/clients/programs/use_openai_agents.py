@@ -1,5 +1,6 @@
 """The OpenAI Agents SDK, which speaks Responses and sends the whole conversation again each turn."""
 
+import os
 from typing import Any
 
 import agents
@@ -57,6 +58,15 @@ async def run_streamed(api: Api, text: str) -> Seen:
         "pieces": [event.delta for event in raw if isinstance(event, ResponseTextDeltaEvent)],
         "items": [item.type for item in result.new_items],
     }
+
+
+@case
+async def run_by_environment(api: Api, text: str) -> str:
+    """Without a client of one's own."""
+    assert not api
+    agent = agents.Agent(name="mathematician", model=os.environ["OPENAI_MODEL"])
+    output: str = (await agents.Runner.run(agent, text)).final_output
+    return output
 
 
 @case
