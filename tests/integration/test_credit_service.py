@@ -9,6 +9,7 @@ from counters import Growth
 from member_harness import Member, letters_of, of_rollouts
 
 from leyden_credit.app import build, processors
+from leyden_credit.estimators import known
 from leyden_credit.settings import CreditSettings
 from leyden_platform.clock import SystemClock
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
@@ -53,13 +54,17 @@ async def samples(kafka: KafkaSettings, wanted: set[UUID]) -> list[TrainingSampl
     return await of_rollouts(kafka, Topics.SAMPLES, wanted)
 
 
-def group(*rewards: float) -> list[Trajectory]:
+def group(*rewards: float, policy: str = "calculator") -> list[Trajectory]:
     """All trajectories of a new task."""
-    task, group_id = make_task(samples=len(rewards)), cause_id("group", uuid4())
+    task, group_id = make_task(samples=len(rewards), policy=policy), cause_id("group", uuid4())
+    told = {"messages": [{"role": "user", "content": "2 + 2"}]}
     return [
         make_trajectory(
             reward,
-            [make_step([1, 2], [3], air=0.1), make_step([1, 2, 3, 4], [5])],
+            [
+                make_step([1, 2], [3], air=0.1, policy=policy, request=told),
+                make_step([1, 2, 3, 4], [5], policy=policy, agent="checker"),
+            ],
             task=task,
             group_id=group_id,
             index=index,
@@ -73,11 +78,12 @@ def ids(trajectories: Sequence[Trajectory]) -> set[UUID]:
     return {trajectory.rollout_id for trajectory in trajectories}
 
 
-async def test_a_crash_loses_nothing_and_repeats_the_same_samples(
+async def test_a_crash_loses_nothing_and_repeats_the_same_samples_whatever_the_estimator(
     kafka: KafkaSettings, publisher: KafkaPublisher, trajectories: str
 ) -> None:
-    settings = CreditSettings(kafka=kafka, group=uuid4().hex, estimator="return_to_go")
-    groups = [group(1.0, 0.0, 0.5, 1.0) for _ in range(12)]
+    names = list(known())
+    settings = CreditSettings(kafka=kafka, group=uuid4().hex, estimators={name: name for name in names})
+    groups = [group(1.0, 0.0, 0.5, 1.0, policy=names[index % len(names)]) for index in range(12)]
     early, rest = groups[::3], [members for index, members in enumerate(groups) if index % 3]
     for members in groups:
         await publisher.publish(*members[:2], topic=trajectories)
@@ -97,6 +103,8 @@ async def test_a_crash_loses_nothing_and_repeats_the_same_samples(
     for sample in everything:
         by_id.setdefault(sample.sample_id, set()).add(encode(sample))
     assert len(by_id) == 48
+    assert {sample.estimator for sample in everything} == set(names)
+    assert all(sample.estimator == sample.policy for sample in everything)
     assert all(len(versions) == 1 for versions in by_id.values())
 
 

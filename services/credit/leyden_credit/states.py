@@ -35,8 +35,10 @@ def observation(request: JsonObject) -> Any:
     conversation = next((request[name] for name in _CONVERSATIONS if request.get(name)), None)
     if not isinstance(conversation, list):
         return conversation
-    own = [index for index, item in enumerate(conversation) if _said_by_the_model(item)]
-    return _plain(conversation[own[-1] + 1 if own else 0 :])
+    start = len(conversation)
+    while start and not _said_by_the_model(conversation[start - 1]):
+        start -= 1
+    return _plain(conversation[start:])
 
 
 def _said_by_the_model(item: object) -> bool:

@@ -141,7 +141,9 @@ def test_huge_rewards_give_finite_advantages(group: list[ScoredRollout], sizes: 
 
 @each(EVERY)
 def test_two_thousand_steps_of_huge_rewards_are_finite(estimator: Estimator) -> None:
-    group = [rollout(1e12, *[1e12] * 2000), rollout(-1e12, *[-1e12] * 3), rollout(0.0)]
+    roles = tuple(ScoredStep((Term("a", 1e12),), f"agent {t}", bytes(t % 50)) for t in range(2000))
+    group = [ScoredRollout((Term("right", 1e12),), (*rollout(0.0, 1e12).steps, *roles[1:]))]
+    group += [rollout(-1e12, *[-1e12] * 3), rollout(0.0)]
     advantages = estimator(group)
     assert list(map(len, advantages)) == [2000, 3, 0]
     assert all(map(isfinite, flat(advantages)))

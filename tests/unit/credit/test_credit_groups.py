@@ -170,6 +170,10 @@ def test_open_groups_do_not_hold_the_conversation() -> None:
     assert member.states == (state_of(spoken),)
 
 
+POOL = members(3)
+PAIR = [*members(3, group=1), *members(3, group=2)]
+
+
 @given(
     arrivals=st.lists(st.tuples(st.sampled_from(range(6)), st.integers(0, 30)), max_size=20),
     ticks=st.lists(st.booleans(), min_size=20, max_size=20),
@@ -177,7 +181,6 @@ def test_open_groups_do_not_hold_the_conversation() -> None:
 def test_what_closes_with_whom_does_not_depend_on_when_somebody_looked(
     arrivals: list[tuple[int, int]], ticks: list[bool]
 ) -> None:
-    pool = [*members(3, group=1), *members(3, group=2)]
     watched, unwatched, now = Groups(deadline_s=60), Groups(deadline_s=60), EPOCH
     seen: list[ClosedGroup] = []
     expected: list[Decision] = []
@@ -185,16 +188,14 @@ def test_what_closes_with_whom_does_not_depend_on_when_somebody_looked(
         now += timedelta(seconds=later)
         if tick:
             seen += watched.overdue(now)
-        decisions = watched.take(pool[which], offset, now)
+        decisions = watched.take(PAIR[which], offset, now)
         seen += [decision for decision in decisions if isinstance(decision, ClosedGroup)]
-        expected += unwatched.take(pool[which], offset, now)
+        expected += unwatched.take(PAIR[which], offset, now)
     assert seen == [decision for decision in expected if isinstance(decision, ClosedGroup)]
 
 
-@given(st.data())
-def test_any_order_and_repetition_closes_a_group_once(data: st.DataObject) -> None:
-    pool = members(3)
-    arrivals = data.draw(st.lists(st.sampled_from(pool), max_size=12))
+@given(arrivals=st.lists(st.sampled_from(POOL), max_size=12))
+def test_any_order_and_repetition_closes_a_group_once(arrivals: list[Trajectory]) -> None:
     decisions = take(Groups(), *arrivals)
     closed = [decision for decision in decisions if isinstance(decision, ClosedGroup)]
     assert len(closed) == (len({trajectory.rollout_id for trajectory in arrivals}) == 3)

@@ -12,6 +12,7 @@ What a role earns: the terms of the final reward that are addressed to it (named
 ``agent.<role>.<anything>``), those addressed to nobody, and the intermediate rewards of its own steps.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from math import fsum
 
@@ -27,20 +28,26 @@ class Rae(Estimator):
 
     def __call__(self, group: Sequence[ScoredRollout]) -> Advantages:
         """Compare every role with itself in the other rollouts, and broadcast over its steps."""
-        taking_part = [dict.fromkeys(step.agent for step in rollout.steps) for rollout in group]
-        by_role: dict[tuple[int, str], float] = {}
-        for role in dict.fromkeys(role for roles in taking_part for role in roles):
-            present = [i for i, roles in enumerate(taking_part) if role in roles]
-            found = against_the_others([earned(group[i], role) for i in present])
-            by_role |= {(i, role): value for i, value in zip(present, found, strict=True)}
-        return [[by_role[i, step.agent] for step in rollout.steps] for i, rollout in enumerate(group)]
+        by_role: dict[str, dict[int, float]] = defaultdict(dict)
+        for i, rollout in enumerate(group):
+            for role, reward in earned(rollout).items():
+                by_role[role][i] = reward
+        advantages = {
+            role: dict(zip(rewards, against_the_others(list(rewards.values())), strict=True))
+            for role, rewards in by_role.items()
+        }
+        return [[advantages[step.agent][i] for step in rollout.steps] for i, rollout in enumerate(group)]
 
 
-def earned(rollout: ScoredRollout, role: str) -> float:
-    """``R_ip``: what the role earned in this rollout."""
-    shared = [term.value for term in rollout.terms if _counts_for(term.name, role)]
-    own = [term.value for step in rollout.steps if step.agent == role for term in step.terms]
-    return fsum([*shared, *own])
+def earned(rollout: ScoredRollout) -> dict[str, float]:
+    """``R_ip`` of every role that took part in the rollout."""
+    own: dict[str, list[float]] = {step.agent: [] for step in rollout.steps}
+    for step in rollout.steps:
+        own[step.agent] += [term.value for term in step.terms]
+    return {
+        role: fsum([*values, *(term.value for term in rollout.terms if _counts_for(term.name, role))])
+        for role, values in own.items()
+    }
 
 
 def _counts_for(name: str, role: str) -> bool:
