@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,8 @@ class Caller:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         """Request headers by lower-case name; of a repeated one the last."""
         self._receive, self._send = receive, send
-        self._unread = _announced(self.headers)
+        self._unread: float = _announced(self.headers)
+        """Bytes of the request that may still come."""
         self._stall_timeout_s = stall_timeout_s
         self._scope: asyncio.Timeout | None = None
         self._gone = ""
@@ -44,9 +46,9 @@ class Caller:
 
     async def body(self, *, limit: int) -> bytes:
         """The request's body. Raises ``BodyTooLarge`` or ``CallerGone``."""
-        length = self.headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > limit:
+        if limit < self._unread < inf:
             raise BodyTooLarge(f"the request is larger than {limit} bytes")
+        self._unread = inf
         parts, size, more = [], 0, True
         while more:
             message = await self._receive()
@@ -57,6 +59,7 @@ class Caller:
             more = message.get("more_body", False)
             if size > limit:
                 raise BodyTooLarge(f"the request is larger than {limit} bytes")
+        self._unread = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def __aenter__(self) -> Self:
