@@ -4,37 +4,33 @@ Counted by reading the records: docs/messaging.md says why ``end_offsets`` must 
 """
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
 import pytest
 from prometheus_client import REGISTRY
 
 from leyden_platform.messaging import KafkaPublisher, LogReader, ensure_topics
+from leyden_platform.messaging.producer import MAX_BATCH_BYTES
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import Topic
 
 pytestmark = pytest.mark.kafka
 
 DEADLINE_S = 30.0
-RECORDS, SENDERS, SIZE = 2_000, 64, 12_000
+RECORDS, SIZE = 2_000, 12_000
 
 
-@pytest.fixture
-async def topic(kafka: KafkaSettings) -> str:
-    name = f"load-{uuid4().hex[:10]}"
-    await ensure_topics(kafka, [Topic(name, partitions=4)])
-    return name
-
-
-@pytest.fixture
-async def publisher(kafka: KafkaSettings) -> AsyncIterator[KafkaPublisher]:
-    publisher = KafkaPublisher(kafka, "test", max_bytes_in_flight=16 * SIZE)
+@asynccontextmanager
+async def publishing(kafka: KafkaSettings, max_bytes_in_flight: int) -> AsyncIterator[KafkaPublisher]:
+    publisher = KafkaPublisher(kafka, "test", max_bytes_in_flight=max_bytes_in_flight)
     await publisher.start()
-    yield publisher
-    await publisher.stop()
+    try:
+        yield publisher
+    finally:
+        await publisher.stop()
 
 
 async def read_ids(kafka: KafkaSettings, topic: str, count: int) -> Counter[bytes]:
@@ -51,26 +47,33 @@ def in_flight() -> float:
     return REGISTRY.get_sample_value("leyden_publisher_bytes_in_flight") or 0.0
 
 
+@pytest.mark.parametrize(
+    ("partitions", "senders", "room"),
+    [
+        pytest.param(4, 64, 16 * SIZE, id="more senders than there is room for"),
+        pytest.param(1, 256, 64 * MAX_BATCH_BYTES, id="more senders than a batch has room for"),
+    ],
+)
 async def test_every_acknowledged_record_is_there_once(
-    kafka: KafkaSettings, topic: str, publisher: KafkaPublisher
+    kafka: KafkaSettings, partitions: int, senders: int, room: int
 ) -> None:
+    topic = f"load-{uuid4().hex[:10]}"
+    await ensure_topics(kafka, [Topic(topic, partitions=partitions)])
     acknowledged: list[bytes] = []
     most = 0.0
+    work = iter(range(RECORDS))
 
-    async def sender(work: Iterator[int]) -> None:
+    async def send(publisher: KafkaPublisher) -> None:
         nonlocal most
         for number in work:
             identity = str(uuid4()).encode()
-            await publisher.publish_encoded(
-                topic, b"rollout-%d" % (number % 97), identity.ljust(SIZE, b"x"), []
-            )
+            value = identity.ljust(SIZE, b"x")
+            await publisher.publish_encoded(topic, b"rollout-%d" % (number % 97), value, [])
             acknowledged.append(identity)
             most = max(most, in_flight())
 
-    work = iter(range(RECORDS))
-    started = time.monotonic()
-    await asyncio.gather(*(sender(work) for _ in range(SENDERS)))
-    assert time.monotonic() - started < DEADLINE_S
+    async with publishing(kafka, room) as publisher, asyncio.timeout(DEADLINE_S):
+        await asyncio.gather(*(send(publisher) for _ in range(senders)))
+        assert in_flight() == 0
     assert await read_ids(kafka, topic, RECORDS) == Counter(acknowledged)
-    assert 0 < most <= 16 * SIZE, "more senders than there is room for, and no more in flight than there is"
-    assert in_flight() == 0
+    assert 0 < most <= min(room, senders * (SIZE + 10))

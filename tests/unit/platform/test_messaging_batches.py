@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka.codec import lz4_decode, lz4_encode, zstd_decode, zstd_encode
-from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import KafkaTimeoutError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -43,8 +43,8 @@ class Client:
 
 
 class Bench:
-    def __init__(self, timeout_s: float = DEADLINE_S) -> None:
-        self.client, self.released = Client(), list[int]()
+    def __init__(self, timeout_s: float = DEADLINE_S, client: Client | None = None) -> None:
+        self.client, self.released = client or Client(), list[int]()
         self.batches = Batches(
             self.client,
             KafkaSettings(compression=None),
@@ -94,6 +94,42 @@ async def test_a_full_batch_is_followed_by_another() -> None:
     bench.add(value=b"x" * (2 * MAX_BATCH_BYTES))
     await until(lambda: len(bench.client.sent) == 3)
     assert [builder.record_count() for builder, _, _ in bench.client.sent] == [2, 1, 1]
+
+
+async def test_a_batch_may_have_to_wait_for_its_turn() -> None:
+    class Busy(Client):
+        """Suspends at first, as the client does behind a batch that it has not taken yet."""
+
+        async def send_batch(
+            self, builder: BatchBuilder, topic: str, *, partition: int
+        ) -> "asyncio.Future[None]":
+            await asyncio.wait_for(self.turn.wait(), DEADLINE_S)
+            return await super().send_batch(builder, topic, partition=partition)
+
+        turn = asyncio.Event()
+
+    bench = Bench(client=Busy())
+    waiters = [bench.add(), bench.add()]
+    assert bench.client.sent == []
+    Busy.turn.set()
+    await until(lambda: bench.client.sent)
+    bench.client.take(0).set_result(None)
+    await asyncio.gather(*waiters)
+    await bench.batches.flush()
+    assert bench.released == [2]
+
+
+async def test_a_client_that_refuses_a_batch_fails_it() -> None:
+    class Closed(Client):
+        async def send_batch(
+            self, builder: BatchBuilder, topic: str, *, partition: int
+        ) -> "asyncio.Future[None]":
+            raise ProducerClosed()
+
+    bench = Bench(client=Closed())
+    with pytest.raises(PublishFailed, match="ProducerClosed"):
+        await bench.add()
+    assert bench.released == [1]
 
 
 async def test_each_waiter_gets_an_error_of_its_own() -> None:

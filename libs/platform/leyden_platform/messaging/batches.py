@@ -5,7 +5,10 @@ here they are paid for once a batch.
 """
 
 import asyncio
-from collections.abc import Callable
+import functools
+import types
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -79,7 +82,7 @@ class Batches:
         self._codec = CODECS[settings.compression or ""]
         self._loop = asyncio.get_running_loop()
         self._open: dict[tuple[str, int], _Batch] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Future[Any]] = set()
 
     def add(
         self,
@@ -98,9 +101,10 @@ class Batches:
         batch = self._open.get(place)
         waiter = batch.add(key, value, headers, size) if batch else None
         if waiter is None:
-            batch = self._begin(place)
+            batch = _Batch(self._loop, _Builder(self._max_bytes, self._codec))
             waiter = batch.add(key, value, headers, size)
             assert waiter is not None, "an empty batch takes a record of any size"
+            self._send(place, batch)
         return waiter
 
     async def flush(self) -> None:
@@ -108,31 +112,26 @@ class Batches:
         if self._sending:
             await asyncio.wait(self._sending)
 
-    def _begin(self, place: tuple[str, int]) -> _Batch:
-        batch = self._open[place] = _Batch(self._loop, _Builder(self._max_bytes, self._codec))
-        task = self._loop.create_task(self._send(place, batch))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        return batch
-
-    async def _send(self, place: tuple[str, int], batch: _Batch) -> None:
+    def _send(self, place: tuple[str, int], batch: _Batch) -> None:
+        """Have the client take the batch when it is the partition's turn; until then it stays open."""
         topic, partition = place
+        self._open[place] = batch
         timer = self._loop.call_later(self._timeout_s, self._give_up, place, batch)
-        failure: Callable[[], MessagingError] | None = _failed(topic, "the publisher was stopped")
-        reason = "stopped"
-        try:
-            await (await self._producer.send_batch(batch.builder, topic, partition=partition))
-            failure = None
-        except MessageSizeTooLargeError:
-            failure, reason = lambda: too_large(topic), "too_large"
-        except KafkaError as error:
-            failure, reason = _failed(topic, f"{type(error).__name__}: {error}"), type(error).__name__
-        finally:
-            timer.cancel()
-            self._close(place, batch)
-            self._released(batch.size)
-            batch.end(failure)
-            count(topic, len(batch.waiters), reason if failure else None)
+        sent = _started(self._producer.send_batch(batch.builder, topic, partition=partition), self._loop)
+        self._sending.add(sent)
+        sent.add_done_callback(functools.partial(self._settle, place, batch, timer))
+
+    def _settle(
+        self, place: tuple[str, int], batch: _Batch, timer: asyncio.TimerHandle, sent: "asyncio.Future[Any]"
+    ) -> None:
+        """Tell everybody how their batch ended."""
+        timer.cancel()
+        self._close(place, batch)
+        self._sending.discard(sent)
+        self._released(batch.size)
+        error = asyncio.CancelledError() if sent.cancelled() else sent.exception()
+        count(place[0], len(batch.waiters), _reason(error) if error else None)
+        batch.end(_failure(place[0], error) if error else None)
 
     def _give_up(self, place: tuple[str, int], batch: _Batch) -> None:
         """Let nobody wait any longer; the client may still deliver the batch."""
@@ -142,6 +141,45 @@ class Batches:
     def _close(self, place: tuple[str, int], batch: _Batch) -> None:
         if self._open.get(place) is batch:
             del self._open[place]
+
+
+def _started(sending: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> "asyncio.Future[Any]":
+    """What ends when the batch was acknowledged or failed.
+
+    Handing a batch over suspends only behind one that the client has not taken yet. Its first step is
+    therefore made here, and a task for the rest only if there is one: a wake-up less before, and one after.
+    """
+    try:
+        waiting_for = sending.send(None)
+    except StopIteration as done:
+        acknowledged: asyncio.Future[Any] = done.value
+        return acknowledged
+    except KafkaError as error:
+        failed = loop.create_future()
+        failed.set_exception(error)
+        return failed
+    return loop.create_task(_finished(sending, waiting_for))
+
+
+async def _finished(sending: Coroutine[Any, Any, Any], waiting_for: Any) -> None:
+    await (await _resumed(sending, waiting_for))
+
+
+@types.coroutine
+def _resumed(sending: Coroutine[Any, Any, Any], waiting_for: Any) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine that was stepped to where it waits."""
+    yield waiting_for
+    return (yield from sending)
+
+
+def _failure(topic: str, error: BaseException) -> Callable[[], MessagingError]:
+    if isinstance(error, MessageSizeTooLargeError):
+        return lambda: too_large(topic)
+    return _failed(topic, f"{type(error).__name__}: {error}")
+
+
+def _reason(error: BaseException) -> str:
+    return "too_large" if isinstance(error, MessageSizeTooLargeError) else type(error).__name__
 
 
 def _failed(topic: str, why: str) -> Callable[[], MessagingError]:
@@ -159,5 +197,10 @@ def too_large(topic: str) -> Rejected:
 
 def count(topic: str, records: int, failed: str | None) -> None:
     """Count records by how they ended."""
-    counter = PUBLISH_FAILED.labels(topic, failed) if failed else PUBLISHED.labels(topic)
+    counter = PUBLISH_FAILED.labels(topic, failed) if failed else _published(topic)
     counter.inc(records)
+
+
+@functools.lru_cache(maxsize=256)
+def _published(topic: str) -> Counter:
+    return PUBLISHED.labels(topic)
