@@ -141,16 +141,6 @@ def upstream_seconds(replica: str) -> Histogram:
     return UPSTREAM_SECONDS.labels(replica)
 
 
-@lru_cache(maxsize=1024)
-def _recorded(*labels: str) -> Counter:
-    return RECORDED.labels(*labels)
-
-
-@lru_cache(maxsize=1024)
-def _tokens(policy: str, version: str, kind: str) -> Counter:
-    return TOKENS.labels(policy, version, kind)
-
-
 @lru_cache(maxsize=8)
 def _bytes(direction: str) -> Counter:
     return BYTES.labels(direction)
@@ -161,12 +151,25 @@ def count_bytes(direction: str, count: int) -> None:
     _bytes(direction).inc(count)
 
 
+@lru_cache(maxsize=1024)
+def _recorded(
+    policy: str, version: int | None, replica: str, status: str, untrainable: str | None
+) -> tuple[Counter, Counter, Counter]:
+    named = "" if version is None else str(version)
+    return (
+        RECORDED.labels(policy, named, replica, status, untrainable or ""),
+        TOKENS.labels(policy, named, "sampled"),
+        TOKENS.labels(policy, named, "prompt"),
+    )
+
+
 def count_recorded(record: dict[str, Any], size: int, *, prompt: bool) -> None:
     """Count an acknowledged record of ``size`` bytes; ``prompt`` for the first of several alternatives."""
-    policy, version = record["policy"], "" if record["version"] is None else str(record["version"])
-    reason = record["untrainable"] or ""
-    _recorded(policy, version, record["replica"], record["status"].value, reason).inc()
-    _tokens(policy, version, "sampled").inc(record["usage"]["completion_tokens"])
+    recorded, sampled, prompts = _recorded(
+        record["policy"], record["version"], record["replica"], record["status"].value, record["untrainable"]
+    )
+    recorded.inc()
+    sampled.inc(record["usage"]["completion_tokens"])
     if prompt:
-        _tokens(policy, version, "prompt").inc(record["usage"]["prompt_tokens"])
+        prompts.inc(record["usage"]["prompt_tokens"])
     _bytes("record").inc(size)

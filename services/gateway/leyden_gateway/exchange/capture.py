@@ -5,7 +5,7 @@ may see: the answer without what only the gateway had asked for. Token ids stay 
 Chat completions and text completions differ only in where they keep things, so one capture reads both.
 """
 
-import re
+from array import array
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -32,7 +32,7 @@ _JOINED = ("content", "reasoning_content", "reasoning", "refusal")
 
 
 class _Token(msgspec.Struct, gc=False):
-    logprob: float | None = None
+    logprob: float
 
 
 class _Logprobs(msgspec.Struct):
@@ -43,10 +43,8 @@ class _Logprobs(msgspec.Struct):
 
 
 _logprobs = msgspec.json.Decoder(_Logprobs)
-_LOGPROB = re.compile(rb'"logprob": ?(-?[0-9][0-9.eE+-]*)')
-"""The member as every JSON writer writes it; inside a string its quotes would be escaped."""
-_HUGE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{300}")
 _index = msgspec.json.Decoder(int)
+_NAN = float("nan")
 _string = msgspec.json.Decoder(str | None)
 
 
@@ -64,8 +62,8 @@ class ChoiceCapture:
     """Pieces of the sampled ids: JSON numbers with commas between them."""
     sampled: int = 0
     """How many ids were sampled."""
-    logprobs: list[bytes] = field(default_factory=list)
-    """One per sampled token, as the JSON number it came as."""
+    logprobs: "array[float]" = field(default_factory=lambda: array("d"))
+    """One per sampled token if the replica kept the protocol; NaN where it sent something else."""
     problem: str | None = None
     """What is wrong with its logprobs: ``logprobs_mismatch`` or ``logprobs_not_finite``."""
     finish_reason: str | None = None
@@ -83,26 +81,17 @@ class ChoiceCapture:
             self.finish_reason = _text(reason) or self.finish_reason
 
     def _take_logprobs(self, raw: Raw) -> None:
-        """The numbers are found, not decoded, unless there are others than one for each token."""
-        text = bytes(raw)
-        if text == b"null":
+        if raw == NULL:
             return
-        found = _LOGPROB.findall(text)
-        if len(found) + len(self.logprobs) == self.sampled and not _HUGE.search(b" ".join(found)):
-            self.logprobs += found
-        else:
-            self._decode_logprobs(raw)
-
-    def _decode_logprobs(self, raw: Raw) -> None:
         try:
             logprobs = _logprobs.decode(raw)
         except msgspec.MsgspecError:
             self.problem = "logprobs_not_finite"
             return
-        values = [token.logprob for token in logprobs.content or ()] or logprobs.token_logprobs or ()
-        if not all(value is not None and isfinite(value) for value in values):
-            self.problem = "logprobs_not_finite"
-        self.logprobs += [encode(value) for value in values]
+        if logprobs.content:
+            self.logprobs.extend([token.logprob for token in logprobs.content])
+        elif logprobs.token_logprobs:
+            self.logprobs.extend([_NAN if value is None else value for value in logprobs.token_logprobs])
 
     @property
     def token_ids(self) -> bytes:
@@ -110,8 +99,12 @@ class ChoiceCapture:
         return b"[%b]" % b",".join(self.ids)
 
     def trouble(self) -> str | None:
-        """Why its log-probabilities cannot be trained on; None when there is one for each token."""
-        return self.problem or (None if len(self.logprobs) == self.sampled else "logprobs_mismatch")
+        """Why its log-probabilities cannot be trained on; None when there is a finite one for each token."""
+        if self.problem:
+            return self.problem
+        if len(self.logprobs) != self.sampled:
+            return "logprobs_mismatch"
+        return None if isfinite(sum(self.logprobs)) else "logprobs_not_finite"
 
 
 @dataclass(slots=True)

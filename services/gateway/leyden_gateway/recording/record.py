@@ -96,15 +96,17 @@ class Call:
         return None if self.sent is None else self.sent - self.started
 
 
-def untrainable(ending: Ending, capture: Capture, choice: ChoiceCapture, version: int | None) -> str | None:
-    """Why this alternative cannot be trained on; None when it can."""
+def untrainable(
+    ending: Ending, capture: Capture, choice: ChoiceCapture, version: int | None, trouble: str | None
+) -> str | None:
+    """Why this alternative cannot be trained on; None when it can. ``trouble`` is that of its logprobs."""
     if ending.reason:
         return ending.reason
     if version is None:
         return "unknown_version"
     if not choice.ids or not capture.prompt_of(choice):
         return "no_token_ids"
-    if trouble := choice.trouble():
+    if trouble:
         return trouble
     if _counted(capture) not in (None, sum(c.sampled for c in capture.choices.values())):
         return "token_count_mismatch"
@@ -131,7 +133,7 @@ def _record(
 ) -> Record:
     completion_id = cause_id("choice", call.completion_id, order) if order else call.completion_id
     attribution, chosen = call.attribution, call.choice
-    version = chosen.version if chosen else None
+    version, trouble = chosen.version if chosen else None, choice.trouble()
     return {
         "type": "completion_recorded",
         "tenant": attribution.tenant,
@@ -153,7 +155,7 @@ def _record(
         "status": ending.status,
         "http_status": ending.http_status,
         "error": ending.error,
-        "untrainable": call.untrainable or untrainable(ending, capture, choice, version),
+        "untrainable": call.untrainable or untrainable(ending, capture, choice, version, trouble),
         "policy": chosen.policy if chosen else policy_name(call.policy_ref),
         "version": version,
         "replica": chosen.replica if chosen else "",
@@ -161,7 +163,7 @@ def _record(
         "response": capture.response(choice) if call.response is None else call.response,
         "prompt_token_ids": Raw(capture.prompt_of(choice) or b"[]"),
         "token_ids": Raw(choice.token_ids),
-        "logprobs": _EMPTY if choice.trouble() else Raw(b"[%b]" % b",".join(choice.logprobs)),
+        "logprobs": [] if trouble else choice.logprobs.tolist(),
         "finish_reason": choice.finish_reason,
         "sampling": call.sampling,
         "usage": _usage(capture, choice),

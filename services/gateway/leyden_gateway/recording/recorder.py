@@ -81,9 +81,10 @@ class Recorder:
         shrunk = self._conversations.shrink(
             attempt, bytes(record["prompt_token_ids"]), record["request"], call.conversation
         )
-        prompt_ids = Raw(shrunk.prompt_ids)
-        stored = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
-        value = encode(stored)
+        if shrunk.base is not None:
+            prompt_ids = Raw(shrunk.prompt_ids)
+            record = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
+        value = encode(record)
         key = str(record["rollout_id"]).encode()
         await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, _headers(call, record))
         completion_id = record["completion_id"]
