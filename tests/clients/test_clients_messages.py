@@ -139,9 +139,6 @@ def test_a_conversation_with_results_of_tools(
     assert extends(one, two)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`thread` is passed on unread: a continued thread loses its conversation"
-)
 def test_its_own_agent_loop(stack: Stack, replica: ScriptedReplica, anthropic: ClientProgram) -> None:
     """It asks the server to keep the conversation. Refused by the right code, it sends all of it itself."""
     turns = (Turn(calls=(Call("multiply", '{"a": 3, "b": 4}'),)), Turn("It is 12."))
@@ -156,9 +153,6 @@ def test_its_own_agent_loop(stack: Stack, replica: ScriptedReplica, anthropic: C
     assert replica.seen[1].request["messages"][-1]["content"] == "12"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="`thread` is passed on unread: a continued thread loses its conversation"
-)
 def test_a_thread_that_is_asked_for_is_refused(
     stack: Stack, replica: ScriptedReplica, anthropic: ClientProgram
 ) -> None:

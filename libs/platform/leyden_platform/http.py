@@ -34,7 +34,7 @@ class HttpServer:
         drain_timeout_s: float = 10.0,
         share_port: bool = False,
     ) -> None:
-        """With ``share_port``, other processes may listen on the same port; the kernel spreads connections."""
+        """With ``share_port`` other processes may listen there too; the kernel spreads connections."""
         self.name = name
         self._host, self._port, self._share_port = host, port, share_port
         self._socket: socket.socket | None = None

@@ -10,12 +10,13 @@ from leyden_gateway.control.budget import CompletionBudget
 from leyden_gateway.control.calls import Calls
 from leyden_gateway.control.limits import TenantLimiter
 from leyden_gateway.control.pause import Pause
-from leyden_gateway.control.views import Controls, NoSpool, PolicyView
+from leyden_gateway.control.views import Controls, PolicyView, SpoolView
 from leyden_gateway.exchange.exchange import Tools
 from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.recording.redaction import Redaction
 from leyden_gateway.recording.retries import Retries
+from leyden_gateway.recording.spool import Spool
 from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.routing.changes import Changes
 from leyden_gateway.routing.dispatch import Dispatcher
@@ -41,9 +42,17 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     externals = Externals(settings.routing, changes.announce)
     router = Router(models, replicas, changes, park_timeout_s=settings.park_timeout_s)
     dispatcher = Dispatcher(router, replicas, upstream, settings.routing, attempts=settings.upstream_attempts)
-    conversations = Conversations(memory_bytes=64 * 1024 * 1024, horizon_s=3600)
+    recording = settings.recording
+    conversations = Conversations(
+        memory_bytes=recording.delta_memory_bytes, horizon_s=recording.delta_horizon_s
+    )
+    spool = await Spool.open(recording, publisher)
     recorder = Recorder(
-        publisher, conversations, Redaction.of(settings.redaction), timeout_s=settings.record_timeout_s
+        publisher,
+        conversations,
+        Redaction.of(settings.redaction),
+        spool,
+        timeout_s=settings.record_timeout_s,
     )
     limiter, calls, pause = TenantLimiter(settings.control.tenant_limits), Calls(), Pause()
     budget = CompletionBudget(settings.budget_entries)
@@ -57,7 +66,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     tools = Tools(settings, gatekeeper, externals, dispatcher, recorder, Retries(), pause)
     admission = Admission(limiter, budget, calls, max_in_flight=settings.max_in_flight)
     front = Front(tools, admission, Catalogue(models, replicas, externals), SystemClock())
-    controls = Controls(replicas, PolicyView(models), NoSpool(), calls, limiter, pause)
+    controls = Controls(replicas, PolicyView(models), SpoolView(spool), calls, limiter, pause)
     admin = admin_server(settings.control, controls, drain_timeout_s=drain_timeout_s)
     server = HttpServer(
         "gateway",
@@ -68,4 +77,5 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
         share_port=settings.processes > 1,
     )
     server.bind()
-    return [publisher, upstream, models, replicas, *([admin] if admin else []), server]
+    optional = [component for component in (spool, admin) if component is not None]
+    return [publisher, upstream, models, replicas, *optional, server]

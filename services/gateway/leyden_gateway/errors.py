@@ -18,10 +18,10 @@ class ApiError(Exception):
     retry: ClassVar[bool | None] = None
     """Whether OpenAI's clients should try again; None leaves it to them."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
-        """``param`` is the place in the request that is wrong, where there is one."""
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        """``param`` is the place in the request that is wrong, ``code`` its protocol's name for what is."""
         super().__init__(message)
-        self.param = param
+        self.param, self.code = param, code
 
     def body(self) -> JsonObject:
         """The OpenAI error object."""

@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from leyden_gateway.attribution.settings import AttributionSettings
 from leyden_gateway.control.settings import ControlSettings
 from leyden_gateway.recording.redaction import RedactionSettings
+from leyden_gateway.recording.settings import RecordingSettings
 from leyden_gateway.routing.settings import RoutingSettings
 from leyden_platform.settings import ServiceSettings
 from leyden_platform.tokens import TokenSettings
@@ -23,6 +24,7 @@ class GatewaySettings(ServiceSettings):
     attribution: AttributionSettings = Field(default_factory=AttributionSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
+    recording: RecordingSettings = Field(default_factory=RecordingSettings)
     redaction: RedactionSettings = Field(default_factory=RedactionSettings)
     host: str = "0.0.0.0"
     port: int = Field(default=8000, ge=0, le=65535)

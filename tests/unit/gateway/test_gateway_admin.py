@@ -15,7 +15,7 @@ from leyden_gateway.control.calls import Calls
 from leyden_gateway.control.limits import TenantLimiter
 from leyden_gateway.control.pause import Pause
 from leyden_gateway.control.settings import ControlSettings, TenantLimits
-from leyden_gateway.control.views import Controls, NoSpool, PolicyView
+from leyden_gateway.control.views import Controls, PolicyView, SpoolView
 from leyden_gateway.errors import GatewayPaused, RateLimited
 from leyden_gateway.routing.choice import PolicyTable
 
@@ -62,7 +62,7 @@ CLOCK = Clock()
 def controls() -> Controls:
     models = Models(PolicyTable({"calculator": {2, 1}}, {"calculator": {"serving": 2}}))
     limiter = TenantLimiter({"acme": TenantLimits(requests_per_s=1, burst=5)}, CLOCK)
-    return Controls(Replicas(), PolicyView(models), NoSpool(), Calls(CLOCK), limiter, Pause())
+    return Controls(Replicas(), PolicyView(models), SpoolView(), Calls(CLOCK), limiter, Pause())
 
 
 @pytest.fixture

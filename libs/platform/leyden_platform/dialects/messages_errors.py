@@ -23,9 +23,12 @@ _LONGEST = 2000
 """Characters of an unreadable error body that are passed on."""
 
 
-def error_body(status: int, message: str) -> JsonObject:
-    """The body of an answer with this status."""
-    return _error(error_type(status), message)
+def error_body(status: int, message: str, code: str | None = None) -> JsonObject:
+    """The body of an answer with this status. ``code`` names the cause to clients that act on it."""
+    body = _error(error_type(status), message)
+    if code is not None:
+        body["error"]["details"] = {"error_code": code}
+    return body
 
 
 def error_type(status: int) -> str:

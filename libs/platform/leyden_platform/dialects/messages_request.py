@@ -17,6 +17,7 @@ _TRANSLATED = frozenset(
         "output_format",
         "stop_sequences",
         "system",
+        "thread",
         "thinking",
         "tool_choice",
         "tools",
@@ -43,6 +44,7 @@ def to_chat(request: JsonObject) -> JsonObject:
     its ``budget_tokens`` is not enforced, for a server could only do so by forcing tokens that the policy did
     not sample.
     """
+    _refuse_thread(request)
     passed = {
         key: value for key, value in request.items() if key not in _TRANSLATED and key not in _WITHOUT_EFFECT
     }
@@ -54,6 +56,16 @@ def to_chat(request: JsonObject) -> JsonObject:
     for translate in _OPTIONAL:
         chat |= translate(request)
     return chat | _continuation(chat)
+
+
+def _refuse_thread(request: JsonObject) -> None:
+    """A thread's later requests bring only what is new. Told so, Anthropic's tool runner sends everything."""
+    if request.get("thread"):
+        raise UnsupportedRequest(
+            "conversations are not stored here: send the whole conversation in messages, without thread",
+            "thread",
+            code="thread_unsupported_request",
+        )
 
 
 def _max_tokens(request: JsonObject) -> int:

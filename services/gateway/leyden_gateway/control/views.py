@@ -7,6 +7,7 @@ from typing import Protocol
 from leyden_gateway.control.calls import Calls
 from leyden_gateway.control.limits import TenantLimiter
 from leyden_gateway.control.pause import Pause
+from leyden_gateway.recording.spool import Spool
 from leyden_gateway.routing.choice import PolicyTable
 from leyden_schemas import JsonObject
 
@@ -62,12 +63,16 @@ class PolicyView:
 
 
 @dataclass(frozen=True, slots=True)
-class NoSpool:
-    """The view of a gateway that keeps none."""
+class SpoolView:
+    """What waits on disk for Kafka; a gateway without a spool has none."""
+
+    spool: Spool | None = None
 
     def describe(self) -> JsonObject:
-        """Nothing is spooled."""
-        return {"enabled": False}
+        """Whether there is a spool, and how much is in it."""
+        if self.spool is None:
+            return {"enabled": False}
+        return {"enabled": True, "records": self.spool.depth, "bytes": self.spool.size}
 
 
 @dataclass(frozen=True, slots=True)

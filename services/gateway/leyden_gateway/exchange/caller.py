@@ -1,6 +1,7 @@
 """The caller's side of one call: reading its request, noticing that it hung up, sending it bytes."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from math import inf
 from types import TracebackType
@@ -15,6 +16,10 @@ WATCH_AFTER_S = 0.02
 
 SKIPPED_BYTES = 64 * 1024
 """Of a request that is answered without being read, so much is received for the connection to be kept."""
+
+LINGER_S, LINGER_BYTES = 1.0, 1024 * 1024
+"""Before a connection is closed on a caller that still sends: most clients notice an answer only once they
+have sent what they were sending, and lose it to a reset."""
 
 
 class CallerGone(Exception):
@@ -142,7 +147,21 @@ class Caller:
     async def reply(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole answer."""
         await self.start(status, {**headers, "content-length": str(len(body))})
+        if self._unread > SKIPPED_BYTES:
+            await self.write(body)
+            await self._linger()
+            body = b""
         await self.write(body, last=True)
+
+    async def _linger(self) -> None:
+        """Receive a little more of the request, for nobody."""
+        skipped, more = 0, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while more and skipped < LINGER_BYTES:
+                    message = await self._receive()
+                    skipped += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
 
 def _announced(headers: Mapping[bytes, bytes]) -> float:

@@ -55,7 +55,7 @@ class Dialect:
     """Named when the answer is no completion, so that there is nothing to capture."""
     to_chat: Callable[[JsonObject], JsonObject] | None = None
     translator: Callable[[JsonObject, UUID], Translator] | None = None
-    error_body: Callable[[int, str], JsonObject] | None = None
+    error_body: Callable[[int, str, str | None], JsonObject] | None = None
     foreign_error: Callable[[int, bytes], JsonObject] | None = None
 
     def to_upstream(self, request: Fields) -> Fields:
@@ -65,11 +65,13 @@ class Dialect:
         try:
             return of(self.to_chat(plain(request)))
         except UnsupportedRequest as error:
-            raise InvalidRequest(error.message, param=error.param) from None
+            raise InvalidRequest(error.message, param=error.param, code=error.code) from None
 
     def error(self, error: ApiError) -> bytes:
         """An error object of this protocol."""
-        return encode(self.error_body(error.status, str(error)) if self.error_body else error.body())
+        if self.error_body is None:
+            return encode(error.body())
+        return encode(self.error_body(error.status, str(error), error.code))
 
     def refusal(self, status: int, body: bytes) -> bytes:
         """A replica's error in this protocol; its bytes where it speaks the same."""

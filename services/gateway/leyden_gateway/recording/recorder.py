@@ -14,10 +14,13 @@ from leyden_gateway.exchange.fields import encode
 from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.record import Call, Record, without_payload
 from leyden_gateway.recording.redaction import Redaction
+from leyden_gateway.recording.spool import Spool, may_spool
 from leyden_platform.messaging import Publisher, PublishFailed, Rejected
 from leyden_schemas import Topics
 
 log = structlog.get_logger(__name__)
+
+Headers = Sequence[tuple[str, bytes]]
 
 _STATIC_HEADERS = [
     ("ce_specversion", b"1.0"),
@@ -35,15 +38,17 @@ class Recorder:
         publisher: Publisher,
         conversations: Conversations,
         redaction: Redaction | None,
+        spool: Spool | None,
         *,
         timeout_s: float,
     ) -> None:
         self._publisher, self._conversations, self._redaction = publisher, conversations, redaction
-        self._timeout_s = timeout_s
+        self._spool, self._timeout_s = spool, timeout_s
 
     async def record(self, call: Call, records: Sequence[Record]) -> None:
-        """Return once Kafka has acknowledged all. Raises ``RecordingUnavailable`` or ``RecordTooLarge``.
+        """Return once Kafka has acknowledged all, or the spool has them.
 
+        Raises ``RecordingUnavailable`` or ``RecordTooLarge``.
         A record too large for the log is replaced by one without its payload, so that the call is not
         missing from it.
         """
@@ -69,12 +74,14 @@ class Recorder:
 
     async def _publish_all(self, call: Call, records: Sequence[Record]) -> None:
         """The first alternative, then the others, which lean on it."""
-        async with asyncio.timeout(self._timeout_s):
-            await self._publish(call, records[0])
-            if len(records) > 1:
-                async with asyncio.TaskGroup() as others:
-                    for record in records[1:]:
-                        others.create_task(self._publish(call, record))
+        await self._publish(call, records[0])
+        if len(records) > 1:
+            done = await asyncio.gather(
+                *(self._publish(call, record) for record in records[1:]), return_exceptions=True
+            )
+            for failure in done:
+                if failure is not None:
+                    raise failure
 
     async def _publish(self, call: Call, record: Record) -> None:
         attempt = (record["rollout_id"], record["attempt"])
@@ -86,10 +93,24 @@ class Recorder:
             record = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
         value = encode(record)
         key = str(record["rollout_id"]).encode()
-        await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, _headers(call, record))
+        await self._put(call, key, value, _headers(call, record))
         completion_id = record["completion_id"]
         self._conversations.remember(shrunk, completion_id, bytes(record["token_ids"]))
         metrics.count_recorded(record, len(value), prompt=completion_id == call.completion_id)
+
+    async def _put(self, call: Call, key: bytes, value: bytes, headers: Headers) -> None:
+        """On the log, or for production traffic and while Kafka is away, on this gateway's disk."""
+        spool = self._spool if may_spool(call.attribution.mode) else None
+        if spool is not None and spool.wants(key):
+            await spool.put(Topics.EVENTS.name, key, value, headers)
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, headers)
+        except (PublishFailed, TimeoutError):
+            if spool is None:
+                raise
+            await spool.put(Topics.EVENTS.name, key, value, headers)
 
     def _unavailable(self, call: Call, count: int, error: Exception) -> RecordingUnavailable:
         why = str(error) or f"no acknowledgement within {self._timeout_s:g} s"
