@@ -148,13 +148,12 @@ class Gateway:
     async def log_now(self, rollout_id: UUID | None = None) -> list[Record]:
         """The rollout's records, or all since this gateway runs, that are on the log at this moment."""
         await self.log.catch_up()
-        key = str(rollout_id).encode()
-        return [record for record in self.log.records if rollout_id is None or record.key == key]
+        return self.log.of(rollout_id)
 
     async def completions(self, rollout_id: UUID, count: int = 1) -> list[CompletionRecorded]:
         """The rollout's completions, whole, as soon as there are at least ``count``."""
         async with asyncio.timeout(10):
-            while len(found := await self.log_now(rollout_id)) < count:
+            while len(found := self.log.of(rollout_id)) < count:
                 await self.log.more()
         whole: dict[UUID, CompletionRecorded] = {}
         for record in found:
@@ -183,6 +182,11 @@ class Log:
         self.records: list[Record] = []
         self._reader, self._turn = reader, asyncio.Lock()
 
+    def of(self, rollout_id: UUID | None) -> list[Record]:
+        """What has been read of a rollout, or of all."""
+        key = str(rollout_id).encode()
+        return [record for record in self.records if rollout_id is None or record.key == key]
+
     async def catch_up(self) -> None:
         """Read up to the end as it is now."""
         async with self._turn:
@@ -203,7 +207,10 @@ def _reached(positions: dict[int, int], ends: dict[int, int]) -> bool:
 async def _log_from_now(kafka: KafkaSettings, open_until: AsyncExitStack) -> Log:
     async with LogReader(kafka, Topics.EVENTS.name) as reader:
         ends = await reader.end_offsets()
-    return Log(await open_until.enter_async_context(LogReader(kafka, Topics.EVENTS.name, ends)))
+    reader = await open_until.enter_async_context(LogReader(kafka, Topics.EVENTS.name, ends))
+    fetcher: Any = reader._consumer._fetcher  # type: ignore[union-attr]
+    fetcher._fetch_max_wait_ms = 10  # the embedded broker does not notice records while a fetch waits
+    return Log(reader)
 
 
 def busy_connections(upstream: Upstream) -> list[Connection]:

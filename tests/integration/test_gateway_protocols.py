@@ -358,7 +358,7 @@ async def test_tool_use_of_a_message(on: Stage, *, streamed: bool) -> None:
     tool = {"name": function["name"], "input_schema": function["parameters"]}
     answer = await on.ask(MESSAGES, claims, tools=[tool], stream=streamed)
     record = await one(on, claims)
-    message = record.response if streamed else answer.json()
+    message: Any = record.response if streamed else answer.json()
     uses = [(block["type"], block["id"], block["input"]) for block in message["content"]]
     assert uses == [("tool_use", f"call_{i}", {"a": 3, "op": "*", "b": 4}) for i in (1, 2)]
     assert message["stop_reason"] == "tool_use"

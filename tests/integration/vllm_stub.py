@@ -203,7 +203,8 @@ class VllmStub:
                 reason = ("tool_calls" if self.tool_calls else "stop") if last else None
                 chunk = self.chunk(body, index, delta, reason)
                 choice = chunk["choices"][0]
-                choice["logprobs"] = self.logprobs(position, position + 1, body)
+                extra = self.extra_logprobs if last else 0
+                choice["logprobs"] = self.logprobs(position, position + 1 + extra, body)
                 if ids:
                     choice["token_ids"] = [FIRST_ID + position]
                 yield sse(chunk)

@@ -72,10 +72,10 @@ async def stream(stub: "VllmStub", body: Json) -> AsyncIterator[bytes]:
         if last:
             await stub.gate.wait()
         for index, prompt in places:
-            choice = _piece(stub, body, position, word, prompt) | {
-                "index": index,
-                "finish_reason": "stop" if last else None,
-            }
+            choice = _piece(stub, body, position, word, prompt)
+            choice |= {"index": index, "finish_reason": "stop" if last else None}
+            if last:
+                choice["logprobs"] = logprobs([word], position, body, extra=stub.extra_logprobs)
             yield sse({**head(body), "choices": [choice]})
     if (body.get("stream_options") or {}).get("include_usage"):
         yield sse({**head(body), "choices": [], "usage": usage(body, len(words) * len(places))})
@@ -132,10 +132,5 @@ def embeddings(body: Json) -> Json:
         "created": 1,
         "model": body["model"],
         "data": [{"index": i, "object": "embedding", "embedding": vector} for i in range(len(inputs))],
-        "usage": {
-            "prompt_tokens": 7,
-            "total_tokens": 7,
-            "completion_tokens": 0,
-            "prompt_tokens_details": None,
-        },
+        "usage": {**used, "prompt_tokens_details": None},
     }
