@@ -23,7 +23,7 @@ from leyden_gateway.settings import GatewaySettings
 from leyden_gateway.upstream.client import Upstream
 from leyden_gateway.upstream.connection import Connection
 from leyden_platform.http import HttpServer
-from leyden_platform.messaging import KafkaPublisher, LogReader, Record, ensure_topics
+from leyden_platform.messaging import KafkaPublisher, LogReader, PublishFailed, Record, ensure_topics
 from leyden_platform.service import run_components
 from leyden_platform.settings import KafkaSettings, OpsSettings
 from leyden_platform.tokens import RolloutClaims, TokenSettings, mint
@@ -227,7 +227,10 @@ def hold_acknowledgements(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     def held(publish: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
         async def wait(self: KafkaPublisher, *what: Any, **how: Any) -> None:
             if Topics.EVENTS.name in what or any(isinstance(one, CompletionRecorded) for one in what):
-                await acknowledged.wait()
+                try:
+                    await asyncio.wait_for(acknowledged.wait(), self._timeout_s)
+                except TimeoutError:
+                    raise PublishFailed(f"not acknowledged within {self._timeout_s:g} s") from None
             await publish(self, *what, **how)
 
         return wait

@@ -34,7 +34,7 @@ from leyden_platform.service import Component
 
 async def build(settings: GatewaySettings) -> Sequence[Component]:
     """The components in the order they start; the HTTP server stops first and drains."""
-    publisher = KafkaPublisher(settings.kafka, "gateway")
+    publisher = KafkaPublisher(settings.kafka, "gateway", timeout_s=settings.record_timeout_s)
     changes = Changes()
     upstream = Upstream(settings)
     replicas = Replicas(settings, upstream, changes)
@@ -47,13 +47,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
         memory_bytes=recording.delta_memory_bytes, horizon_s=recording.delta_horizon_s
     )
     spool = await Spool.open(recording, publisher)
-    recorder = Recorder(
-        publisher,
-        conversations,
-        Redaction.of(settings.redaction),
-        spool,
-        timeout_s=settings.record_timeout_s,
-    )
+    recorder = Recorder(publisher, conversations, Redaction.of(settings.redaction), spool)
     limiter, calls, pause = TenantLimiter(settings.control.tenant_limits), Calls(), Pause()
     budget = CompletionBudget(settings.budget_entries)
     gatekeeper = Gatekeeper(

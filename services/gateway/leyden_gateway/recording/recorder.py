@@ -39,11 +39,9 @@ class Recorder:
         conversations: Conversations,
         redaction: Redaction | None,
         spool: Spool | None,
-        *,
-        timeout_s: float,
     ) -> None:
         self._publisher, self._conversations, self._redaction = publisher, conversations, redaction
-        self._spool, self._timeout_s = spool, timeout_s
+        self._spool = spool
 
     async def record(self, call: Call, records: Sequence[Record]) -> None:
         """Return once Kafka has acknowledged all, or the spool has them.
@@ -62,14 +60,14 @@ class Recorder:
             self._count_failure(call, len(records), error)
             await self._publish_or_fail(call, [without_payload(record, error=error) for record in records])
             raise error from None
-        except (PublishFailed, TimeoutError) as error:
+        except PublishFailed as error:
             raise self._unavailable(call, len(records), error) from None
         metrics.RECORD_SECONDS.observe(perf_counter() - started)
 
     async def _publish_or_fail(self, call: Call, records: Sequence[Record]) -> None:
         try:
             await self._publish_all(call, records)
-        except (PublishFailed, Rejected, TimeoutError) as error:
+        except (PublishFailed, Rejected) as error:
             raise self._unavailable(call, len(records), error) from None
 
     async def _publish_all(self, call: Call, records: Sequence[Record]) -> None:
@@ -105,16 +103,14 @@ class Recorder:
             await spool.put(Topics.EVENTS.name, key, value, headers)
             return
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, headers)
-        except (PublishFailed, TimeoutError):
+            await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, headers)
+        except PublishFailed:
             if spool is None:
                 raise
             await spool.put(Topics.EVENTS.name, key, value, headers)
 
     def _unavailable(self, call: Call, count: int, error: Exception) -> RecordingUnavailable:
-        why = str(error) or f"no acknowledgement within {self._timeout_s:g} s"
-        failure = RecordingUnavailable(f"the completion could not be recorded and is withheld: {why}")
+        failure = RecordingUnavailable(f"the completion could not be recorded and is withheld: {error}")
         self._count_failure(call, count, failure)
         return failure
 
