@@ -32,15 +32,18 @@ def task_json(task: Task) -> str:
 def agent_environment(
     assigned: RolloutAssigned, attempt: int, *, gateway_url: str, token: str, traceparent: str | None
 ) -> dict[str, str]:
-    """The variables of one attempt, in the names that OpenAI's clients read."""
+    """The variables of one attempt, in the names that OpenAI's and Anthropic's clients read."""
     task = assigned.task
-    base_url = f"{gateway_url.rstrip('/')}/rollouts/{assigned.rollout_id}/attempts/{attempt}/v1"
+    attempt_url = f"{gateway_url.rstrip('/')}/rollouts/{assigned.rollout_id}/attempts/{attempt}"
+    base_url = f"{attempt_url}/v1"
     variables = {
         "OPENAI_BASE_URL": base_url,
         "OPENAI_API_BASE": base_url,
         "OPENAI_API_KEY": token,
         "OPENAI_MODEL": task.policy,
         "OPENAI_AGENTS_DISABLE_TRACING": "1",
+        "ANTHROPIC_BASE_URL": attempt_url,
+        "ANTHROPIC_API_KEY": token,
         "LEYDEN_ROLLOUT_ID": str(assigned.rollout_id),
         "LEYDEN_ATTEMPT": str(attempt),
         "LEYDEN_TENANT": assigned.tenant,

@@ -46,6 +46,8 @@ def test_the_addresses_carry_rollout_and_attempt(assigned: RolloutAssigned) -> N
     assert environment["OPENAI_BASE_URL"] == f"http://g/rollouts/{assigned.rollout_id}/attempts/2/v1"
     assert environment["OPENAI_API_KEY"] == "t"
     assert environment["OPENAI_MODEL"] == "calculator"
+    assert environment["ANTHROPIC_BASE_URL"] == f"http://g/rollouts/{assigned.rollout_id}/attempts/2"
+    assert environment["ANTHROPIC_API_KEY"] == "t"
     assert environment["TRACEPARENT"] == "00-a-b-01"
     assert json.loads(environment["LEYDEN_TASK"])["task_id"] == "t"
     without = agent_environment(assigned, 2, gateway_url="http://g", token="t", traceparent=None)
