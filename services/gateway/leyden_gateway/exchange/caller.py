@@ -17,9 +17,9 @@ WATCH_AFTER_S = 0.02
 SKIPPED_BYTES = 64 * 1024
 """Of a request that is answered without being read, so much is received for the connection to be kept."""
 
-LINGER_S, LINGER_BYTES = 1.0, 1024 * 1024
-"""Before a connection is closed on a caller that still sends: most clients notice an answer only once they
-have sent what they were sending, and lose it to a reset."""
+LINGER_S, LINGER_IDLE_S, LINGER_BYTES = 10.0, 1.0, 32 * 1024 * 1024
+"""How long, and for how much, a caller that was refused may go on sending: most clients look for an answer
+only when they have sent everything, and a closed connection would take it from them."""
 
 
 class CallerGone(Exception):
@@ -155,13 +155,15 @@ class Caller:
 
     async def _linger(self) -> None:
         """Receive a little more of the request, for nobody."""
-        skipped, more = 0, True
+        loop = asyncio.get_running_loop()
+        latest, skipped, more = loop.time() + LINGER_S, 0, True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(LINGER_IDLE_S) as idle:
                 while more and skipped < LINGER_BYTES:
                     message = await self._receive()
                     skipped += len(message.get("body", b""))
                     more = message.get("more_body", False)
+                    idle.reschedule(min(latest, loop.time() + LINGER_IDLE_S))
 
 
 def _announced(headers: Mapping[bytes, bytes]) -> float:
