@@ -153,8 +153,9 @@ class Gateway:
     async def completions(self, rollout_id: UUID, count: int = 1) -> list[CompletionRecorded]:
         """The rollout's completions, whole, as soon as there are at least ``count``."""
         async with asyncio.timeout(10):
-            while len(found := self.log.of(rollout_id)) < count:
+            while len(self.log.of(rollout_id)) < count:
                 await self.log.more()
+            found = await self.log_now(rollout_id)
         whole: dict[UUID, CompletionRecorded] = {}
         for record in found:
             message = record.message()
