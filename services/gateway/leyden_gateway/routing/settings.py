@@ -85,7 +85,10 @@ class RoutingSettings(BaseSettings):
     )
 
     replica_concurrency: int = Field(
-        default=256, ge=1, description="Calls one replica holds at once; further ones overflow or wait."
+        default=4096,
+        ge=1,
+        description="Calls one replica holds at once; further ones overflow or wait. vLLM queues by itself; "
+        "its max_num_seqs here spreads bursts over replicas sooner.",
     )
     breaker_failures: int = Field(
         default=5, ge=1, description="Failures in a row after which a replica is left alone."
