@@ -87,7 +87,7 @@ _USUAL_DEPTH = 12
 
 def deeper_than(text: bytes, limit: int) -> bool:
     """Whether valid JSON is nested more than ``limit`` levels; brackets inside strings do not count."""
-    return len(text) > limit and _depth(text) > limit
+    return text.count(b"{") + text.count(b"[") > limit and _depth(text) > limit
 
 
 def _depth(text: bytes) -> int:
