@@ -17,11 +17,12 @@ from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.dialects import CHAT, ROUTES, Dialect
 from leyden_gateway.exchange.exchange import Exchange, Tools
 from leyden_gateway.exchange.fields import encode
-from leyden_gateway.recording.record import Call, Ending
+from leyden_gateway.recording.record import Call
 from leyden_gateway.routing.catalogue import Catalogue
+from leyden_gateway.tracing import trace_context, traced
 from leyden_platform.clock import Clock
-from leyden_platform.telemetry import exporting, span, trace_headers
-from leyden_schemas import Protocol, new_id
+from leyden_platform.telemetry import exporting
+from leyden_schemas import new_id
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +32,6 @@ SERVED = (
     "/sessions/{id}, either followed by /agents/{name}"
 )
 JSON = {"content-type": "application/json"}
-_OPERATIONS = {Protocol.COMPLETIONS: "text_completion"}
 
 
 class Front:
@@ -58,6 +58,9 @@ class Front:
             if caller.started:
                 raise
             await _refuse(caller, dialect, ApiError("the gateway failed to answer; its log has the reason"))
+        finally:
+            metrics.count_bytes("request", caller.taken)
+            metrics.count_bytes("answer", caller.given)
 
     async def _answer(self, method: str, path: str, caller: Caller, started: float) -> None:
         named, route = parse_path(path)
@@ -84,11 +87,11 @@ class Front:
             dialect.conversation,
             client=(caller.header(b"user-agent") or "")[:200],
         )
-        call.trace = _trace_context(caller, whose)
+        call.trace = trace_context(caller, whose)
         self._admission.admit(call)
         exchange, status = Exchange(self._tools, dialect, caller, call), 499
         try:
-            ending = await (_traced(exchange) if exporting() else exchange.run())
+            ending = await (traced(exchange) if exporting() else exchange.run())
             status = ending.http_status
         finally:
             self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
@@ -100,52 +103,3 @@ async def _refuse(caller: Caller, dialect: Dialect, error: ApiError) -> None:
     metrics.REFUSED.labels(error.reason).inc()
     metrics.answered(dialect.protocol, streamed=False, status=error.status)
     await caller.reply(error.status, {**JSON, **error.headers()}, dialect.error(error))
-
-
-def _trace_context(caller: Caller, whose: Attribution) -> dict[str, str]:
-    """The caller's trace, else that of the rollout it belongs to."""
-    parent = caller.header(b"traceparent") or (whose.claims.traceparent if whose.claims else None)
-    if not parent:
-        return {}
-    state = caller.header(b"tracestate")
-    return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
-
-
-async def _traced(exchange: Exchange) -> Ending:
-    """The exchange inside a span, whose context replaces the caller's downstream."""
-    call = exchange.call
-    with span(f"{call.operation or 'chat'} {call.policy_ref}".rstrip(), call.trace) as current:
-        call.trace = trace_headers()
-        ending = await exchange.run()
-        if current.is_recording():
-            current.set_attributes(span_attributes(exchange, ending))
-    return ending
-
-
-def span_attributes(exchange: Exchange, ending: Ending) -> dict[str, str | int]:
-    """OpenTelemetry's GenAI semantic conventions, and our ids."""
-    call, capture = exchange.call, exchange.capture
-    attributes: dict[str, str | int] = {
-        "gen_ai.operation.name": _OPERATIONS.get(call.protocol, "chat")
-        if not call.operation
-        else call.operation,
-        "gen_ai.provider.name": "leyden",
-        "gen_ai.request.model": call.policy_ref,
-        "gen_ai.usage.input_tokens": capture.prompt_tokens,
-        "gen_ai.usage.output_tokens": capture.tokens - capture.prompt_tokens,
-        "http.response.status_code": ending.http_status,
-        "leyden.rollout_id": str(call.attribution.rollout_id),
-        "leyden.attempt": call.attribution.attempt,
-        "leyden.agent": call.attribution.agent,
-        "leyden.completion_id": str(call.completion_id),
-    }
-    if reasons := [choice.finish_reason for choice in capture.choices.values() if choice.finish_reason]:
-        attributes["gen_ai.response.finish_reasons"] = ",".join(reasons)
-    if call.attribution.session:
-        attributes["gen_ai.conversation.id"] = call.attribution.session
-    if call.choice:
-        attributes["gen_ai.response.model"] = call.choice.model
-        attributes["server.address"] = call.choice.replica
-    if ending.reason:
-        attributes["error.type"] = ending.reason
-    return attributes

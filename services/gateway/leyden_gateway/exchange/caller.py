@@ -43,6 +43,8 @@ class Caller:
         self._timer: asyncio.TimerHandle | None = None
         self.started = False
         """Whether the status line has been sent."""
+        self.taken = self.given = 0
+        """Bytes of the request's body that arrived, and of the answer's that were sent."""
 
     def header(self, name: bytes) -> str | None:
         """A request header, by its lower-case name."""
@@ -54,15 +56,15 @@ class Caller:
         if limit < self._unread < inf:
             raise BodyTooLarge(f"the request is larger than {limit} bytes")
         self._unread = inf
-        parts, size, more = [], 0, True
+        parts, more = [], True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 raise CallerGone("the caller hung up while sending its request")
             parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            self.taken += len(parts[-1])
             more = message.get("more_body", False)
-            if size > limit:
+            if self.taken > limit:
                 raise BodyTooLarge(f"the request is larger than {limit} bytes")
         self._unread = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -127,6 +129,7 @@ class Caller:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """Send a piece of what was started. Raises ``CallerGone`` when the caller stopped reading."""
         message = {"type": "http.response.body", "body": data, "more_body": not last}
+        self.given += len(data)
         if self._scope is not None:
             stalled = asyncio.get_running_loop().call_later(self._stall_timeout_s, self._leave, self._stalled)
             try:

@@ -12,6 +12,9 @@ import httptools
 HIGH_WATER = 256 * 1024
 """Bytes of an answer that may wait to be read before the server is made to wait."""
 
+HEAD_LIMIT = 256 * 1024
+"""Bytes that may come before an answer's headers are complete."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -60,6 +63,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._wants_all = False
         self._failure: Exception | None = None
+        self._head_size = 0
         self._watch: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._until_closed = True
@@ -196,8 +200,10 @@ class Connection(asyncio.Protocol):
         self._touched = self._loop.time()
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._check_head(len(data))
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade, NotHttp) as error:
             self._fail(NotHttp(f"not an HTTP answer: {error}"))
+            self._closed = True
             self.abort()
             return
         if self._buffered > HIGH_WATER and not self._paused and not self.complete:
@@ -207,6 +213,12 @@ class Connection(asyncio.Protocol):
             self._finish()
         elif not self._wants_all or self.complete or self._paused:
             self._wake()
+
+    def _check_head(self, size: int) -> None:
+        if not self.begun:
+            self._head_size += size
+            if self._head_size > HEAD_LIMIT:
+                raise NotHttp(f"its headers are larger than {HEAD_LIMIT} bytes")
 
     def eof_received(self) -> bool:
         """Called by the loop: an answer without a length ends with the connection."""
@@ -236,14 +248,19 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
+        if self.begun:
+            return
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
             self._until_closed = False
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Called by the parser; interim (1xx) answers are skipped."""
+        """Called by the parser; interim (1xx) answers are skipped, and so is a second answer."""
         assert self._parser is not None
+        if self.begun:
+            self._closed = True
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:
             self.headers.clear()

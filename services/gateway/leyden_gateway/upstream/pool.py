@@ -120,7 +120,8 @@ class Pool:
             ) from None
         except OSError as error:
             raise CouldNotConnect("connection", f"{origin.netloc}: {error}") from None
-        self._open.add(connection)
+        if connection.usable:
+            self._open.add(connection)
         return connection
 
     # What connections tell.
