@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 
 from leyden_local import broker, postgres
@@ -26,6 +27,10 @@ from leyden_local.ports import accepts, free_ports
 from leyden_platform.settings import DatabaseSettings, KafkaSettings
 
 START_TIMEOUT_S = 30.0
+
+# A busy machine makes examples slow to draw and to run; that says nothing about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def await_port(process: "subprocess.Popen[bytes]", port: int) -> None:

@@ -4,16 +4,17 @@ import asyncio
 import os
 import signal
 import sys
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import STDOUT, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from tempfile import TemporaryFile
 
 import httpx
 import psutil
 import pytest
 from vllm_stub import eventually
 
-from leyden_local.ports import accepts, free_ports
+from leyden_local.ports import free_ports
 from leyden_platform.messaging import ensure_topics
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import Topics
@@ -26,7 +27,7 @@ DEADLINE_S = 60.0
 async def two_processes(kafka: KafkaSettings) -> AsyncIterator[tuple[Process, int, list[int]]]:
     """The parent, the shared port, and the port of each worker's metrics; ready."""
     await ensure_topics(kafka, Topics.ALL)
-    port, ops = free_ports(1)[0], consecutive_ports(2)
+    (port,), ops = free_ports(1), free_ports(2, consecutive=True)
     environment = {
         **os.environ,
         "LEYDEN_KAFKA_BOOTSTRAP": kafka.bootstrap,
@@ -39,26 +40,20 @@ async def two_processes(kafka: KafkaSettings) -> AsyncIterator[tuple[Process, in
         "LEYDEN_OPS_HOST": "127.0.0.1",
         "LEYDEN_OPS_PORT": str(ops[0]),
     }
-    parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "leyden_gateway", env=environment, stdout=DEVNULL, stderr=DEVNULL
-    )
-    try:
-        for worker in ops:
-            await ready(parent, worker)
-        yield parent, port, ops
-    finally:
-        if parent.returncode is None:
-            parent.kill()
-        await parent.wait()
-
-
-def consecutive_ports(count: int) -> list[int]:
-    """Free ports next to each other: workers count up from the first."""
-    while True:
-        (first,) = free_ports(1)
-        wanted = list(range(first, first + count))
-        if not any(accepts(port) for port in wanted):
-            return wanted
+    with TemporaryFile() as output:
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "leyden_gateway", env=environment, stdout=output, stderr=STDOUT
+        )
+        try:
+            for worker in ops:
+                await ready(parent, worker)
+            yield parent, port, ops
+        finally:
+            if parent.returncode is None:
+                parent.kill()
+            await parent.wait()
+            output.seek(0)
+            print(output.read().decode())
 
 
 async def ready(parent: Process, ops_port: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings
@@ -119,16 +119,16 @@ def test_every_metric_of_the_gateway_is_listed_once_with_its_labels() -> None:
         for names, labels, *_ in tables("Metrics")
         for name in CODE.findall(names)
     ]
-    declared = {
-        id(collector): (_exposed(collector), collector._labelnames)
-        for collector in REGISTRY._names_to_collectors.values()
-        if collector in vars(metrics).values()
-    }
-    assert sorted(listed) == sorted(declared.values())
+    assert sorted(listed) == sorted((_exposed(metric), metric._labelnames) for metric in declared())
 
 
-def _exposed(collector: Any) -> str:
-    return f"{collector._name}_total" if collector._type == "counter" else str(collector._name)
+def declared() -> list[MetricWrapperBase]:
+    """Every metric of the gateway's."""
+    return [metric for metric in vars(metrics).values() if isinstance(metric, MetricWrapperBase)]
+
+
+def _exposed(metric: MetricWrapperBase) -> str:
+    return f"{metric._name}_total" if metric._type == "counter" else metric._name
 
 
 def _named(pattern: str) -> Counter[str]:
@@ -136,7 +136,7 @@ def _named(pattern: str) -> Counter[str]:
 
 
 def test_the_pages_name_no_metric_and_no_variable_that_does_not_exist() -> None:
-    exposed = {_exposed(item) for item in vars(metrics).values() if hasattr(item, "_labelnames")}
+    exposed = {_exposed(metric) for metric in declared()}
     assert set(_named(r"leyden_gateway_[a-z_]+[a-z]")) - exposed == set()
     assert set(_named(rf"{PREFIX}([A-Z_]+[A-Z])")) - {name for name, _ in settings(GatewaySettings)} == set()
 

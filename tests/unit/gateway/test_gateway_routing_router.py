@@ -156,12 +156,12 @@ async def test_a_drained_replica_gets_no_new_calls() -> None:
 
 
 async def test_replicas_are_described_for_operators() -> None:
-    async with fleet(A, B, models={A: {V1}}) as routes:
+    async with fleet(A, B, models={A: {V1}}, replica_concurrency=7) as routes:
         take(routes, uuid4())
         routes.replicas.drain(A)
         first, second = routes.replicas.describe()
         assert (first.url, first.healthy, first.models, first.in_flight) == (A, True, [V1], 1)
-        assert (first.breaker, first.draining, first.limit, first.waiting) == ("closed", True, 256, 0)
+        assert (first.breaker, first.draining, first.limit, first.waiting) == ("closed", True, 7, 0)
         assert (second.url, second.healthy, second.models, second.draining) == (B, False, [], False)
         with pytest.raises(UnknownReplica, match=f"there are: {A}, {B}"):
             routes.replicas.drain("http://elsewhere")

@@ -71,6 +71,11 @@ def test_free_ports_are_distinct_and_free() -> None:
     assert not any(accepts(port) for port in ports)
 
 
+def test_free_ports_may_be_a_row() -> None:
+    first, *others = free_ports(3, consecutive=True)
+    assert others == [first + 1, first + 2]
+
+
 def test_a_dead_supervisor_is_not_alive(tmp_path: Path) -> None:
     endpoints = Endpoints(kafka="", database="", gateway="", registry="", inference="")
     folder = StackFolder(tmp_path)
