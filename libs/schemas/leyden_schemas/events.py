@@ -176,6 +176,7 @@ class SignalRecorded(_Event):
     value: float | None = None
     text: str | None = None
     completion_id: UUID | None = None
+    source: str = Field(default="", description="Who said it: the name of the API key, for feedback.")
 
 
 class RolloutFinished(_Event):

@@ -67,6 +67,11 @@ class Trajectory(Message):
     group_id: UUID
     index: int = 0
     attempt: int = 1
+    revision: int = Field(
+        default=0,
+        ge=0,
+        description="0 when first published; a higher one, made of feedback that came later, supersedes it.",
+    )
     task: Task
     outcome: Outcome
     output: Any = None

@@ -24,6 +24,7 @@ from leyden_platform.messaging.processor import Processor, ProcessorFactory, Sta
 from leyden_platform.messaging.publisher import KafkaPublisher, MemoryPublisher, Publisher
 from leyden_platform.messaging.reader import LogReader
 from leyden_platform.messaging.record import Partition, Record
+from leyden_platform.messaging.stretch import Moment, read_stretch
 from leyden_platform.messaging.topics import ensure_topics
 from leyden_platform.messaging.watermark import OffsetTracker
 
@@ -34,6 +35,7 @@ __all__ = [
     "LogReader",
     "MemoryPublisher",
     "MessagingError",
+    "Moment",
     "OffsetTracker",
     "Partition",
     "PoisonedStream",
@@ -46,4 +48,5 @@ __all__ = [
     "Stateless",
     "Unavailable",
     "ensure_topics",
+    "read_stretch",
 ]

@@ -23,6 +23,18 @@ def to_record(raw: Any) -> Record:
     return Record(Partition(raw.topic, raw.partition), raw.offset, raw.key, raw.value, headers, raw.timestamp)
 
 
+async def partitions_of(consumer: AIOKafkaConsumer, topic: str, timeout_s: float) -> list[TopicPartition]:
+    """The topic's partitions, in order. Raises ``TimeoutError`` when the topic does not appear."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            await consumer._client.force_metadata_update()
+            known = consumer._client.cluster.partitions_for_topic(topic)
+            if known:
+                return [TopicPartition(topic, index) for index in sorted(known)]
+            consumer._client.add_topic(topic)
+            await asyncio.sleep(0.1)
+
+
 class LogReader:
     """Follows all partitions of a topic from given positions, or from the beginning.
 
@@ -50,7 +62,7 @@ class LogReader:
         )
         try:
             await consumer.start()
-            partitions = await self._await_partitions(consumer)
+            partitions = await partitions_of(consumer, self._topic, self._settings.request_timeout_s)
             consumer.assign(partitions)
             begins = await consumer.beginning_offsets(partitions)
             ends = await consumer.end_offsets(partitions) if self._start else {}
@@ -84,16 +96,6 @@ class LogReader:
             reason=reason,
         )
         return begins[partition]
-
-    async def _await_partitions(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-        async with asyncio.timeout(self._settings.request_timeout_s):
-            while True:
-                await consumer._client.force_metadata_update()
-                known = consumer._client.cluster.partitions_for_topic(self._topic)
-                if known:
-                    return [TopicPartition(self._topic, index) for index in sorted(known)]
-                consumer._client.add_topic(self._topic)
-                await asyncio.sleep(0.1)
 
     async def __aexit__(self, *_exc: object) -> None:
         if self._consumer:
