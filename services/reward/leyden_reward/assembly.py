@@ -6,32 +6,25 @@ stays closed, and everything that is dropped is said with its reason.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
 from leyden_platform.messaging.recent import RecentIds
+from leyden_reward.open_rollout import OpenRollout
 from leyden_schemas import (
     CompletionRecorded,
-    CompletionStatus,
     EventMessage,
-    JsonObject,
     Outcome,
     RewardTerm,
     RolloutFinished,
     RolloutStarted,
     SignalRecorded,
-    Step,
     Trajectory,
     TrajectoryStatus,
-    UnknownBase,
     cause_id,
-    expand,
 )
-
-BASE_UNKNOWN = "base_unknown"
-"""Why a step cannot be trained on whose prompt leans on a completion that this attempt does not have."""
 
 
 class Drop(StrEnum):
@@ -84,38 +77,20 @@ Decision = Opened | Kept | KeptInPart | Dropped | Closed
 
 
 @dataclass(slots=True)
-class _OpenRollout:
-    start: RolloutStarted
+class _Open:
+    content: OpenRollout
     offset: int
     deadline: datetime
     attempt: int
     between_attempts: bool = False
-    seen: set[UUID] = field(default_factory=set)
-    steps: dict[UUID, Step] = field(default_factory=dict)
-    signals: list[RewardTerm] = field(default_factory=list)
 
     def stale(self, event: EventMessage) -> bool:
         return event.attempt < self.attempt or (event.attempt == self.attempt and self.between_attempts)
 
     def supersede(self, attempt: int) -> Iterator[Dropped]:
-        dropped = len(self.steps) + len(self.signals)
         self.attempt, self.between_attempts = attempt, False
-        self.steps, self.signals = {}, []
-        if dropped:
+        if dropped := self.content.restart():
             yield Dropped(Drop.SUPERSEDED, dropped)
-
-    def is_new(self, event: EventMessage) -> bool:
-        ids = {event.event_id}
-        if isinstance(event, CompletionRecorded):
-            ids.add(event.completion_id)
-        new = self.seen.isdisjoint(ids)
-        self.seen |= ids
-        return new
-
-    def whole(self, completion_id: UUID) -> Step | None:
-        """A step of this attempt, unless its own prompt is not known."""
-        step = self.steps.get(completion_id)
-        return None if step is None or step.untrainable == BASE_UNKNOWN else step
 
 
 class Assembly:
@@ -129,7 +104,7 @@ class Assembly:
     ) -> None:
         self._grace = timedelta(seconds=grace_s)
         self._signal_weights = signal_weights or {}
-        self._open: dict[UUID, _OpenRollout] = {}
+        self._open: dict[UUID, _Open] = {}
         self._closed = RecentIds(remember)
 
     def __len__(self) -> int:
@@ -144,7 +119,7 @@ class Assembly:
             return [self._start(event, offset, now)]
         if rollout.stale(event):
             return [Dropped(Drop.STALE_ATTEMPT)]
-        if not rollout.is_new(event):
+        if not rollout.content.is_new(event):
             return [Dropped(Drop.DUPLICATE)]
         superseded = rollout.supersede(event.attempt) if event.attempt > rollout.attempt else ()
         return [*superseded, self._apply(rollout, event)]
@@ -159,16 +134,15 @@ class Assembly:
             return Dropped(Drop.UNKNOWN_ROLLOUT)
         limits = event.task.limits
         deadline = now + timedelta(seconds=limits.timeout_s * limits.max_attempts) + self._grace
-        rollout = _OpenRollout(event, offset, deadline, event.attempt, seen={event.event_id})
-        self._open[event.rollout_id] = rollout
+        self._open[event.rollout_id] = _Open(OpenRollout(event), offset, deadline, event.attempt)
         return Opened(offset)
 
-    def _apply(self, rollout: _OpenRollout, event: EventMessage) -> Decision:
+    def _apply(self, rollout: _Open, event: EventMessage) -> Decision:
         match event:
             case RolloutStarted():
                 return Kept()
             case CompletionRecorded():
-                return self._completion(rollout, event)
+                return Kept() if rollout.content.add_completion(event) else KeptInPart()
             case SignalRecorded():
                 return self._signal(rollout, event)
             case RolloutFinished(final=False):
@@ -177,15 +151,7 @@ class Assembly:
             case RolloutFinished():
                 return self._close(rollout, _finished(rollout, event))
 
-    def _completion(self, rollout: _OpenRollout, event: CompletionRecorded) -> Decision:
-        try:
-            rollout.steps[event.completion_id] = _step(expand(event, rollout.whole))
-        except UnknownBase:
-            rollout.steps[event.completion_id] = _step(_without_prompt(event))
-            return KeptInPart()
-        return Kept()
-
-    def _signal(self, rollout: _OpenRollout, event: SignalRecorded) -> Decision:
+    def _signal(self, rollout: _Open, event: SignalRecorded) -> Decision:
         value = 0.0 if event.value is None else event.value
         if not math.isfinite(value):
             return Dropped(Drop.SIGNAL_NOT_FINITE)
@@ -195,47 +161,16 @@ class Assembly:
             weight=self._signal_weights.get(event.name, 0.0),
             feedback=event.text,
         )
-        if event.completion_id is None:
-            rollout.signals.append(term)
-        elif (step := rollout.steps.get(event.completion_id)) is not None:
-            rollout.steps[event.completion_id] = step.model_copy(update={"terms": [*step.terms, term]})
-        else:
-            return Dropped(Drop.UNKNOWN_COMPLETION)
-        return Kept()
+        known = rollout.content.add_signal(term, event.completion_id)
+        return Kept() if known else Dropped(Drop.UNKNOWN_COMPLETION)
 
-    def _close(self, rollout: _OpenRollout, trajectory: Trajectory) -> Closed:
-        del self._open[rollout.start.rollout_id]
-        self._closed.add(rollout.start.rollout_id)
-        return Closed(rollout.offset, trajectory, tuple(rollout.signals))
+    def _close(self, rollout: _Open, trajectory: Trajectory) -> Closed:
+        del self._open[trajectory.rollout_id]
+        self._closed.add(trajectory.rollout_id)
+        return Closed(rollout.offset, trajectory, rollout.content.signals())
 
 
-def _step(event: CompletionRecorded) -> Step:
-    """Not validated again: every field was, as part of the event, and token lists are long."""
-    undelivered = None if event.status is CompletionStatus.OK else event.status.value
-    return Step.model_construct(
-        tenant=event.tenant,
-        run=event.run,
-        completion_id=event.completion_id,
-        agent=event.agent,
-        policy=event.policy,
-        version=event.version,
-        prompt_token_ids=event.prompt_token_ids,
-        token_ids=event.token_ids,
-        logprobs=event.logprobs,
-        finish_reason=event.finish_reason,
-        untrainable=event.untrainable or undelivered,
-        request=event.request,
-        response=event.response,
-    )
-
-
-def _without_prompt(event: CompletionRecorded) -> CompletionRecorded:
-    """Neither request nor response either: rules would blame the agent for what is missing in them."""
-    missing: JsonObject = {"prompt_token_ids": [], "request": {}, "response": None}
-    return event.model_copy(update=missing | {"base": None, "untrainable": BASE_UNKNOWN})
-
-
-def _finished(rollout: _OpenRollout, event: RolloutFinished) -> Trajectory:
+def _finished(rollout: _Open, event: RolloutFinished) -> Trajectory:
     blameless = event.outcome is Outcome.INFRASTRUCTURE_FAILED
     return _trajectory(
         rollout,
@@ -247,7 +182,7 @@ def _finished(rollout: _OpenRollout, event: RolloutFinished) -> Trajectory:
     )
 
 
-def _given_up(rollout: _OpenRollout) -> Trajectory:
+def _given_up(rollout: _Open) -> Trajectory:
     return _trajectory(
         rollout,
         Outcome.INFRASTRUCTURE_FAILED,
@@ -259,7 +194,7 @@ def _given_up(rollout: _OpenRollout) -> Trajectory:
 
 
 def _trajectory(
-    rollout: _OpenRollout,
+    rollout: _Open,
     outcome: Outcome,
     *,
     finished_at: datetime,
@@ -267,7 +202,7 @@ def _trajectory(
     error: str | None,
     excluded: str | None,
 ) -> Trajectory:
-    start = rollout.start
+    start = rollout.content.start
     return Trajectory(
         tenant=start.tenant,
         run=start.run,
@@ -282,6 +217,6 @@ def _trajectory(
         error=error,
         status=TrajectoryStatus.EXCLUDED if excluded else TrajectoryStatus.SCORED,
         excluded_reason=excluded,
-        steps=list(rollout.steps.values()),
+        steps=rollout.content.steps(),
         finished_at=finished_at,
     )
