@@ -3,13 +3,14 @@
 Shapes: ``b`` rows, ``t`` positions of the longest row, ``n`` sampled tokens of all rows, in row order.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from leyden_learner.objective.aggregation import Aggregation
 from leyden_schemas import TokenRow, TrainingSample
 
 
@@ -23,6 +24,8 @@ class MicroBatch:
     sampler_logprobs_n: Tensor
     advantages_n: Tensor
     weights_n: Tensor
+    sequence_n: Tensor
+    """Number of the completion that sampled the token, from 0."""
 
     @property
     def targets_n(self) -> Tensor:
@@ -42,18 +45,20 @@ class WeightedRow:
     weight: float
 
 
-def weigh(
-    samples: Sequence[TrainingSample], aggregation: Callable[[Sequence[int]], list[float]]
-) -> list[WeightedRow]:
+def weigh(samples: Sequence[TrainingSample], aggregation: Aggregation) -> list[WeightedRow]:
     """The rows of a step, longest first. The order depends on the samples alone, not on how they arrived."""
     ordered = sorted(samples, key=lambda sample: sample.rollout_id)
-    weights = aggregation([sample.sampled_tokens for sample in ordered])
+    weights = aggregation([[_sampled(row) for row in sample.rows] for sample in ordered])
     rows = [
         WeightedRow(row, weight)
-        for sample, weight in zip(ordered, weights, strict=True)
-        for row in sample.rows
+        for sample, of_rows in zip(ordered, weights, strict=True)
+        for row, weight in zip(sample.rows, of_rows, strict=True)
     ]
     return sorted(rows, key=lambda item: len(item.row.token_ids), reverse=True)
+
+
+def _sampled(row: TokenRow) -> int:
+    return sum(len(span.logprobs) for span in row.spans)
 
 
 def split(rows: Sequence[WeightedRow], token_budget: int) -> Iterator[list[WeightedRow]]:
@@ -78,6 +83,8 @@ def collate(rows: Sequence[WeightedRow]) -> MicroBatch:
     sampler_n: list[float] = []
     advantages_n: list[float] = []
     weights_n: list[float] = []
+    sequence_n: list[int] = []
+    sequences = 0
     for index, item in enumerate(rows):
         token_ids_bt[index, : len(item.row.token_ids)] = torch.tensor(item.row.token_ids)
         for span in item.row.spans:
@@ -87,6 +94,8 @@ def collate(rows: Sequence[WeightedRow]) -> MicroBatch:
             sampler_n += span.logprobs
             advantages_n += [span.advantage] * count
             weights_n += [item.weight] * count
+            sequence_n += [sequences] * count
+            sequences += 1
     return MicroBatch(
         token_ids_bt=token_ids_bt,
         row_n=torch.tensor(row_n),
@@ -94,4 +103,5 @@ def collate(rows: Sequence[WeightedRow]) -> MicroBatch:
         sampler_logprobs_n=torch.tensor(sampler_n, dtype=torch.float32),
         advantages_n=torch.tensor(advantages_n, dtype=torch.float32),
         weights_n=torch.tensor(weights_n, dtype=torch.float32),
+        sequence_n=torch.tensor(sequence_n),
     )

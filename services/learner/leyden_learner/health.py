@@ -1,6 +1,8 @@
-"""Whether a computed step may change the weights."""
+"""Whether a computed step may change the weights, and whether training should go on."""
 
 import math
+import statistics
+from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,6 +14,8 @@ class Unhealthy(StrEnum):
     NON_FINITE_GRADIENT = "non_finite_gradient"
     RATIO_EXPLOSION = "ratio_explosion"
     KL_EXPLOSION = "kl_explosion"
+    ENTROPY_COLLAPSE = "entropy_collapse"
+    REWARD_COLLAPSE = "reward_collapse"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +37,48 @@ def verdict(
     if not ratio_max <= limits.max_ratio:
         return Unhealthy.RATIO_EXPLOSION
     return None if kl <= limits.max_kl else Unhealthy.KL_EXPLOSION
+
+
+@dataclass(frozen=True, slots=True)
+class CollapseLimits:
+    """When training no longer leads anywhere. 0 turns a guard off."""
+
+    min_entropy: float
+    """Nats per sampled token, averaged over the window."""
+    max_reward_drop: float
+    """Share that may be lost of what the mean reward has gained since the first window."""
+    window: int
+    """Steps of a window."""
+
+
+class CollapseWatch:
+    """Looks at the steps of a run, one after the other, for entropy or reward that is gone for good.
+
+    Single steps vary, so means over ``window`` steps in a row are compared. It begins anew with the process.
+    """
+
+    def __init__(self, limits: CollapseLimits) -> None:
+        self._limits = limits
+        self._entropies: deque[float] = deque(maxlen=limits.window)
+        self._rewards: deque[float] = deque(maxlen=limits.window)
+        self._best, self._first = -math.inf, math.nan
+
+    def see(self, *, entropy: float, reward: float) -> Unhealthy | None:
+        """Why training should pause after this step, or None."""
+        self._entropies.append(entropy)
+        self._rewards.append(reward)
+        if len(self._rewards) < self._limits.window:
+            return None
+        if statistics.fmean(self._entropies) < self._limits.min_entropy:
+            return Unhealthy.ENTROPY_COLLAPSE
+        return self._reward_lost(statistics.fmean(self._rewards))
+
+    def _reward_lost(self, mean: float) -> Unhealthy | None:
+        """The gain since the first window is what can be lost: rewards have no zero of their own."""
+        if math.isnan(self._first):
+            self._first = mean
+        self._best = max(self._best, mean)
+        gained, allowed = self._best - self._first, self._limits.max_reward_drop
+        if not allowed or gained <= 0:
+            return None
+        return Unhealthy.REWARD_COLLAPSE if self._best - mean > allowed * gained else None

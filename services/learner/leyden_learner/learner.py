@@ -20,6 +20,7 @@ from leyden_learner import metrics
 from leyden_learner.admission import Admission, Drop
 from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
 from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore, FolderInUse
+from leyden_learner.health import CollapseLimits, CollapseWatch, Unhealthy
 from leyden_learner.outcome import Skipped, Trained
 from leyden_learner.patience import Stopped, patiently
 from leyden_learner.registry import Registration, RegistryClient, RegistryUnavailable
@@ -112,6 +113,9 @@ class Learner:
         self._torch = ThreadPoolExecutor(1, thread_name_prefix="torch")
         self._buffer = SampleBuffer(
             BatchRule(settings.batch_rollouts, settings.min_rollouts, settings.batch_timeout_s)
+        )
+        self._watch = CollapseWatch(
+            CollapseLimits(settings.min_entropy, settings.max_reward_drop, settings.collapse_window)
         )
         self._next: dict[int, int] = {}
         self._version = 0
@@ -280,6 +284,7 @@ class Learner:
                 case Trained():
                     self._skips = 0
                     await self._keep(outcome, samples)
+                    self._look_for_collapse(outcome.metrics)
 
     def _skip(self, outcome: Skipped, batch: Sequence[Waiting]) -> None:
         policy = self._settings.policy
@@ -289,9 +294,21 @@ class Learner:
         for waiting in batch:
             self._drop(Drop.UNHEALTHY_STEP, f"{waiting.partition}@{waiting.offset}")
         if self._skips >= self._settings.max_skips:
-            self._paused = f"paused after {self._skips} skipped steps in a row, the last for {outcome.reason}"
-            metrics.PAUSED.labels(policy).set(1)
-            log.error("training_paused", reason=outcome.reason, remedy="look into the samples, then restart")
+            self._pause(
+                outcome.reason, f"after {self._skips} skipped steps in a row, the last for {outcome.reason}"
+            )
+
+    def _look_for_collapse(self, measured: Mapping[str, float]) -> None:
+        reason = self._watch.see(entropy=measured["entropy"], reward=measured["reward_mean"])
+        if reason:
+            self._pause(
+                reason, f"for {reason} at step {self._trainer.step}; its versions are in the registry"
+            )
+
+    def _pause(self, reason: Unhealthy, why: str) -> None:
+        self._paused = f"paused {why}"
+        metrics.PAUSED.labels(self._settings.policy).set(1)
+        log.error("training_paused", reason=reason, remedy="look into the samples, then restart")
 
     async def _keep(self, outcome: Trained, samples: Sequence[TrainingSample]) -> None:
         """Save, commit and register the step just trained."""

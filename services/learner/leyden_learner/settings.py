@@ -1,11 +1,14 @@
 """What a learner can be told (``LEYDEN_LEARNER_…``). Free of torch: a bad value is refused at once."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from leyden_learner.recipes import RECIPES, Recipe
+from leyden_learner.recipes.base import Aggregation, Loss
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
 from leyden_schemas.base import Name
 
@@ -72,10 +75,28 @@ class LearnerSettings(ServiceSettings):
     weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
     grad_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
 
-    clip_low: float = Field(default=0.2, gt=0, lt=1, description="The ratio counts down to 1 - clip_low.")
-    clip_high: float = Field(default=0.28, gt=0, description="The ratio counts up to 1 + clip_high.")
-    dual_clip: float = Field(
-        default=3.0, gt=1, description="Bound on ratio times advantage where the advantage is negative."
+    objective: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = Field(
+        default="grpo", description="Loss, bounds and aggregation, where they are not set by themselves."
+    )
+    loss: Loss | None = Field(default=None, description="ppo_clip, gspo or cispo; unset: the objective's.")
+    clip_low: float | None = Field(
+        default=None, gt=0, le=1, description="The ratio counts down to 1 - clip_low; unset: the objective's."
+    )
+    clip_high: float | None = Field(
+        default=None, gt=0, description="The ratio counts up to 1 + clip_high; unset: the objective's."
+    )
+    dual_clip: float | None = Field(
+        default=None,
+        gt=1,
+        description="Bound on ratio times advantage where the advantage is negative; unset: the objective's.",
+    )
+    aggregation: Aggregation | None = Field(
+        default=None,
+        description="What counts the same: every rollout, token or row (sequence), or every token divided by "
+        "fixed_length; unset: the objective's.",
+    )
+    fixed_length: int = Field(
+        default=0, ge=0, description="Most tokens a rollout may sample, for the aggregation fixed_length."
     )
     importance_cap: float = Field(
         default=0.0,
@@ -83,17 +104,34 @@ class LearnerSettings(ServiceSettings):
         description="Above 0: clip against the trainer's own logprobs, weigh tokens by trainer / sampler, "
         "at most this. At 0 the ratio is to the sampler itself.",
     )
-    aggregation: Literal["rollout", "token"] = Field(
-        default="rollout", description="Whether every rollout or every token of a step counts the same."
+    importance: Literal["truncated", "masked"] = Field(
+        default="truncated",
+        description="Whether a weight beyond importance_cap counts as the cap, or its token not at all.",
+    )
+    importance_low: float = Field(
+        default=0.0, ge=0, description="With masked, tokens of a smaller weight do not count either."
     )
     kl_coefficient: float = Field(
         default=0.0, ge=0, description="Weight of the KL to the first version; at 0 that model is not loaded."
     )
+    kl: Literal["k1", "k2", "k3"] = Field(default="k3", description="Its estimator.")
 
     max_kl: float = Field(
         default=1.0, gt=0, description="A step further than this from its sampler is skipped."
     )
     max_ratio: float = Field(default=1e6, gt=1, description="A step with a larger ratio is skipped.")
+    min_entropy: float = Field(
+        default=0.0,
+        ge=0,
+        description="Training pauses when a window's entropy is below this many nats a token; 0 is off.",
+    )
+    max_reward_drop: float = Field(
+        default=0.0,
+        ge=0,
+        description="Training pauses when a window loses this share of what the reward had gained; 0 is off, "
+        "1 is back where it began.",
+    )
+    collapse_window: int = Field(default=10, ge=1, description="Steps that these two look at together.")
     max_skips: int = Field(
         default=5, ge=1, description="Training pauses after this many skipped steps in a row."
     )
@@ -103,6 +141,13 @@ class LearnerSettings(ServiceSettings):
     device: Literal["cpu", "cuda", "auto"] = Field(
         default="auto", description="auto takes CUDA when it is there."
     )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The objective with what is set by itself."""
+        base = RECIPES[self.objective]
+        own = {field.name: getattr(self, field.name) for field in fields(base)}
+        return replace(base, **{name: value for name, value in own.items() if value is not None})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -115,6 +160,13 @@ class LearnerSettings(ServiceSettings):
             )
         if self.lr_schedule != "constant" and self.total_steps <= self.warmup_steps:
             raise ValueError(f"a {self.lr_schedule} schedule needs total_steps above warmup_steps")
+        if self.recipe.aggregation == "fixed_length" and not self.fixed_length:
+            raise ValueError(
+                "the aggregation fixed_length needs fixed_length, the most tokens that a rollout may sample: "
+                "max_tokens times its calls"
+            )
+        if self.importance_cap and self.importance_low >= self.importance_cap:
+            raise ValueError(f"importance_low {self.importance_low} is not below importance_cap")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas lie in [0, 1)")
         return self

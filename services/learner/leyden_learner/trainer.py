@@ -22,7 +22,7 @@ from leyden_learner.collate import MicroBatch, collate, split, weigh
 from leyden_learner.health import HealthLimits, verdict
 from leyden_learner.model import choose_device, load_model, token_logprobs
 from leyden_learner.objective import Evidence, ObjectiveConfig, Terms, objective
-from leyden_learner.objective.aggregation import AGGREGATIONS
+from leyden_learner.objective.aggregation import aggregation
 from leyden_learner.outcome import Skipped, Trained
 from leyden_learner.schedule import lr_factor
 from leyden_learner.settings import LearnerSettings
@@ -89,13 +89,19 @@ class Trainer:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        recipe = settings.recipe
         self._objective = ObjectiveConfig(
-            clip_low=settings.clip_low,
-            clip_high=settings.clip_high,
-            dual_clip=settings.dual_clip,
+            loss=recipe.loss,
+            clip_low=recipe.clip_low,
+            clip_high=recipe.clip_high,
+            dual_clip=recipe.dual_clip,
+            importance=settings.importance,
+            importance_low=settings.importance_low,
             importance_cap=settings.importance_cap,
+            kl=settings.kl,
             kl_coefficient=settings.kl_coefficient,
         )
+        self._aggregation = aggregation(recipe.aggregation, length=settings.fixed_length)
         self._limits = HealthLimits(max_kl=settings.max_kl, max_ratio=settings.max_ratio)
 
     @classmethod
@@ -128,7 +134,7 @@ class Trainer:
         """
         started_s = time.perf_counter()
         settings = self._settings
-        rows = weigh(samples, AGGREGATIONS[settings.aggregation])
+        rows = weigh(samples, self._aggregation)
         batches = [collate(part).to(self._device) for part in split(rows, settings.micro_batch_tokens)]
         references = [self._reference_logprobs(batch) for batch in batches]
         before = self._snapshot() if settings.epochs > 1 else None
@@ -188,6 +194,7 @@ class Trainer:
                     sampler_logprobs_n=batch.sampler_logprobs_n,
                     advantages_n=batch.advantages_n,
                     weights_n=batch.weights_n,
+                    sequence_n=batch.sequence_n,
                     anchor_logprobs_n=anchors[index] if anchors else None,
                     reference_logprobs_n=reference_n,
                 ),

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import ValidationError
 
-from leyden_learner.health import HealthLimits, Unhealthy, verdict
+from leyden_learner.health import CollapseLimits, CollapseWatch, HealthLimits, Unhealthy, verdict
+from leyden_learner.recipes import RECIPES, Recipe
 from leyden_learner.schedule import lr_factor
 from leyden_learner.settings import LearnerSettings
 
@@ -50,6 +51,45 @@ def test_verdict(measured: dict[str, float], reason: Unhealthy | None) -> None:
     assert verdict(**(healthy | measured), limits=HealthLimits(max_kl=1.0, max_ratio=100.0)) is reason
 
 
+def pauses(limits: CollapseLimits, entropies: list[float], rewards: list[float]) -> list[Unhealthy | None]:
+    """What the watch says after each step."""
+    watch = CollapseWatch(limits)
+    return [watch.see(entropy=e, reward=r) for e, r in zip(entropies, rewards, strict=True)]
+
+
+def test_entropy_that_is_gone_pauses_training() -> None:
+    limits = CollapseLimits(min_entropy=0.1, max_reward_drop=0, window=2)
+    # Means of two: 0.3, 0.15, 0.075
+    assert pauses(limits, [0.4, 0.2, 0.1, 0.05], [0.0] * 4) == [None, None, None, Unhealthy.ENTROPY_COLLAPSE]
+
+
+def test_reward_that_is_lost_pauses_training() -> None:
+    limits = CollapseLimits(min_entropy=0, max_reward_drop=0.5, window=2)
+    # Means of two: 0.2, 0.6, 1.0, 0.7, 0.5; of 0.8 gained since the first, more than 0.4 must not be lost
+    rewards = [0.2, 0.2, 1.0, 1.0, 0.4, 0.6]
+    assert pauses(limits, [1.0] * 6, rewards) == [None] * 5 + [Unhealthy.REWARD_COLLAPSE]
+
+
+@pytest.mark.parametrize(
+    "rewards", [[0.5] * 6, [0.9, 0.7, 0.5, 0.3, 0.1, 0.0], [-3.0, -3.0, 9.0, 9.0, 9.0, 9.0]]
+)
+def test_without_a_gain_that_was_lost_training_goes_on(rewards: list[float]) -> None:
+    assert pauses(CollapseLimits(0, 0.5, 2), [0.0] * 6, rewards) == [None] * 6
+
+
+def test_guards_are_off_by_default() -> None:
+    settings = LearnerSettings(policy="tiny")
+    limits = CollapseLimits(settings.min_entropy, settings.max_reward_drop, 1)
+    assert pauses(limits, [0.0, 0.0], [1.0, -1.0]) == [None, None]
+
+
+def test_an_objective_is_a_set_of_defaults() -> None:
+    assert LearnerSettings(policy="tiny").recipe == RECIPES["grpo"]
+    assert LearnerSettings(policy="tiny", objective="dapo").recipe.aggregation == "token"
+    mixed = LearnerSettings(policy="tiny", objective="gspo", aggregation="token", clip_high=1e-3)
+    assert mixed.recipe == Recipe("gspo", "token", 3e-4, 1e-3, float("inf"))
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -57,6 +97,9 @@ def test_verdict(measured: dict[str, float], reason: Unhealthy | None) -> None:
         ({"batch_rollouts": 2000}, "no step would ever be full"),
         ({"lr_schedule": "cosine"}, "needs total_steps"),
         ({"betas": (0.9, 1.0)}, "betas"),
+        ({"objective": "dr_grpo"}, "needs fixed_length"),
+        ({"objective": "reinforce"}, "objective"),
+        ({"importance_cap": 2.0, "importance_low": 2.0}, "importance_low 2.0 is not below"),
         ({"policy": "../up"}, "policy"),
     ],
 )

@@ -1,21 +1,56 @@
-"""How much each sampled token counts; how a rollout was cut into rows must not matter."""
+"""How much each sampled token counts; how a rollout was cut into rows should not matter.
 
-from collections.abc import Sequence
+Each takes the sampled tokens of every row of every rollout and gives the weight of one token of that row.
+"""
+
+from collections.abc import Callable, Sequence
+
+RowTokens = Sequence[Sequence[int]]
+"""Sampled tokens by rollout, by row."""
+
+RowWeights = list[list[float]]
+
+Aggregation = Callable[[RowTokens], RowWeights]
 
 
-def rollout_mean(tokens_of_rollouts: Sequence[int]) -> list[float]:
-    """Weight of one token of each rollout: 1 / (sampled tokens of its rollout * number of rollouts).
+def rollout_mean(tokens: RowTokens) -> RowWeights:
+    """1 / (sampled tokens of its rollout * number of rollouts): every rollout counts the same (GRPO).
 
     The weights of all tokens add up to 1, however many rows a rollout is fragmented into. Dividing by the
     number of rows instead would shrink the step with every fragment.
     """
-    return [1.0 / (tokens * len(tokens_of_rollouts)) for tokens in tokens_of_rollouts]
+    return [[1.0 / (sum(rows) * len(tokens))] * len(rows) for rows in tokens]
 
 
-def token_mean(tokens_of_rollouts: Sequence[int]) -> list[float]:
-    """Weight of one token of each rollout when all tokens count the same (DAPO): 1 / all sampled tokens."""
-    total = sum(tokens_of_rollouts)
-    return [1.0 / total for _ in tokens_of_rollouts]
+def token_mean(tokens: RowTokens) -> RowWeights:
+    """1 / all sampled tokens: every token counts the same (DAPO)."""
+    total = sum(map(sum, tokens))
+    return [[1.0 / total] * len(rows) for rows in tokens]
 
 
-AGGREGATIONS = {"rollout": rollout_mean, "token": token_mean}
+def sequence_mean(tokens: RowTokens) -> RowWeights:
+    """1 / (sampled tokens of its row * number of rows): every row counts the same.
+
+    What single-turn trainers do. A rollout of many rows counts as many times; use it for rollouts of one row.
+    """
+    rows_of_all = sum(map(len, tokens))
+    return [[1.0 / (row * rows_of_all) for row in rows] for rows in tokens]
+
+
+def fixed_length(length: int) -> Aggregation:
+    """1 / (``length`` * number of rollouts), whatever was sampled (Dr. GRPO, Liu et al. 2025).
+
+    ``length`` is the most tokens a rollout may sample, so weights add up to at most 1.
+    """
+
+    def weights(tokens: RowTokens) -> RowWeights:
+        return [[1.0 / (length * len(tokens))] * len(rows) for rows in tokens]
+
+    return weights
+
+
+def aggregation(name: str, *, length: int = 0) -> Aggregation:
+    """The one of that name; ``length`` is for ``fixed_length``."""
+    if name == "fixed_length":
+        return fixed_length(length)
+    return {"rollout": rollout_mean, "token": token_mean, "sequence": sequence_mean}[name]

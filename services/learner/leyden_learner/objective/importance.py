@@ -1,4 +1,4 @@
-"""Ratios between the policy in training and the one that sampled."""
+"""Ratios between the policy in training and the one that sampled, and what they are used for."""
 
 import torch
 from torch import Tensor
@@ -11,6 +11,14 @@ def ratio(logprobs_n: Tensor, anchor_logprobs_n: Tensor) -> Tensor:
     return torch.exp((logprobs_n - anchor_logprobs_n).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
 
 
-def truncated_weights(trainer_logprobs_n: Tensor, sampler_logprobs_n: Tensor, *, cap: float) -> Tensor:
-    """min(trainer / sampler, cap), detached: truncated importance sampling (Yao et al. 2025)."""
-    return ratio(trainer_logprobs_n, sampler_logprobs_n).clamp(max=cap).detach()
+def truncated(ratio_n: Tensor, *, low: float, cap: float) -> Tensor:
+    """min(trainer / sampler, cap): truncated importance sampling (Yao et al. 2025); ``low`` is not used."""
+    return ratio_n.clamp(max=cap)
+
+
+def masked(ratio_n: Tensor, *, low: float, cap: float) -> Tensor:
+    """trainer / sampler within [low, cap], else 0: where the two disagree nothing counts (IcePop 2025)."""
+    return torch.where((ratio_n >= low) & (ratio_n <= cap), ratio_n, 0.0)
+
+
+CORRECTIONS = {"truncated": truncated, "masked": masked}
