@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import ConfigDict, Field
 
 from leyden_schemas.base import JsonObject, Message, Timestamp, Topic
-from leyden_schemas.events import Outcome
+from leyden_schemas.events import CompletionStatus, Outcome, Timings
 from leyden_schemas.tasks import Task
 from leyden_schemas.topics import Topics
 
@@ -47,6 +47,10 @@ class Step(Message):
     logprobs: list[float] = Field(default_factory=list)
     finish_reason: str | None = None
     untrainable: str | None = None
+    status: CompletionStatus = Field(
+        default=CompletionStatus.OK, description="Whether the caller got the completion."
+    )
+    timings: Timings | None = Field(default=None, description="How long the completion took.")
     request: JsonObject = Field(default_factory=dict)
     response: JsonObject | None = None
     terms: list[RewardTerm] = Field(default_factory=list)

@@ -98,6 +98,8 @@ def _step(event: CompletionRecorded) -> Step:
         logprobs=event.logprobs,
         finish_reason=event.finish_reason,
         untrainable=event.untrainable or undelivered,
+        status=event.status,
+        timings=event.timings,
         request=event.request,
         response=event.response,
     )
