@@ -189,6 +189,9 @@ class RolloutFinished(_Event):
     log_tail: str = Field(default="", description="The end of what the agent printed.")
     duration_s: float = 0.0
     final: bool = Field(default=True, description="False when another attempt will follow.")
+    source: str = Field(
+        default="", description="Who ended a session without a runner: the name of the API key."
+    )
 
 
 EventMessage = Annotated[

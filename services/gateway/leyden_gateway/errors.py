@@ -5,8 +5,13 @@
 
 import math
 from typing import ClassVar
+from uuid import UUID
 
 from leyden_schemas import JsonObject
+
+COMPLETION_ID = "x-leyden-completion-id"
+ROLLOUT_ID = "x-leyden-rollout-id"
+"""The answer's header that names the record."""
 
 
 class ApiError(Exception):
@@ -22,14 +27,17 @@ class ApiError(Exception):
         """``param`` is the place in the request that is wrong, ``code`` its protocol's name for what is."""
         super().__init__(message)
         self.param, self.code = param, code
+        self.completion_id: UUID | None = None
+        """The record of the refused call, if it has one and the answer does not name it otherwise."""
 
     def body(self) -> JsonObject:
         """The OpenAI error object."""
         return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.reason}}
 
     def headers(self) -> dict[str, str]:
-        """What OpenAI's clients look at before they retry."""
-        return {} if self.retry is None else {"x-should-retry": str(self.retry).lower()}
+        """What OpenAI's clients look at before they retry, and what a refusal is recorded as."""
+        headers = {} if self.retry is None else {"x-should-retry": str(self.retry).lower()}
+        return headers | ({COMPLETION_ID: str(self.completion_id)} if self.completion_id else {})
 
 
 class MissingToken(ApiError):
@@ -48,6 +56,18 @@ class WrongRollout(ApiError):
     """A valid token used on another rollout's or attempt's path."""
 
     status, type, reason = 403, "permission_error", "wrong_rollout"
+
+
+class FeedbackForbidden(ApiError):
+    """A rollout token, which agents hold, cannot give feedback: they would reward themselves."""
+
+    status, type, reason = 403, "permission_error", "feedback_forbidden"
+
+
+class ScopeMissing(ApiError):
+    """The API key is not for this."""
+
+    status, type, reason = 403, "permission_error", "missing_scope"
 
 
 class InvalidRequest(ApiError):
@@ -72,6 +92,12 @@ class ModelNotFound(ApiError):
     """No such policy, version or alias."""
 
     status, type, reason = 404, "invalid_request_error", "model_not_found"
+
+
+class CompletionNotFound(ApiError):
+    """Feedback names a completion that cannot be found, and nothing else."""
+
+    status, type, reason = 404, "invalid_request_error", "completion_not_found"
 
 
 class NoSuchRoute(ApiError):

@@ -50,6 +50,12 @@ REPLICA_UP = Gauge("leyden_gateway_replica_up", "Whether the replica answers.", 
 REPLICA_MODELS = Gauge("leyden_gateway_replica_models", "Policy versions the replica serves.", ["replica"])
 ALIAS_VERSION = Gauge("leyden_gateway_alias_version", "The version an alias names.", ["policy", "alias"])
 MODEL_EVENTS = Counter("leyden_gateway_model_events_total", "Messages of the models topic.", ["type"])
+FEEDBACK = Counter(
+    "leyden_gateway_feedback_total", "Events of feedback acknowledged by Kafka or spooled.", ["type"]
+)
+FEEDBACK_LOOKUPS = Counter(
+    "leyden_gateway_feedback_lookups_total", "Completions that feedback named alone, by outcome.", ["outcome"]
+)
 TENANT_REFUSED = Counter(
     "leyden_gateway_tenant_refused_total",
     "Calls beyond a tenant's limits, by limit; tenants without limits of their own count as '*'.",

@@ -8,6 +8,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from leyden_gateway.attribution.settings import AttributionSettings
 from leyden_gateway.control.settings import ControlSettings
+from leyden_gateway.feedback.settings import FeedbackSettings
 from leyden_gateway.recording.redaction import RedactionSettings
 from leyden_gateway.recording.settings import RecordingSettings
 from leyden_gateway.routing.settings import RoutingSettings
@@ -23,6 +24,7 @@ class GatewaySettings(ServiceSettings):
     token: TokenSettings = Field(default_factory=TokenSettings)
     attribution: AttributionSettings = Field(default_factory=AttributionSettings)
     control: ControlSettings = Field(default_factory=ControlSettings)
+    feedback: FeedbackSettings = Field(default_factory=FeedbackSettings)
     routing: RoutingSettings = Field(default_factory=RoutingSettings)
     recording: RecordingSettings = Field(default_factory=RecordingSettings)
     redaction: RedactionSettings = Field(default_factory=RedactionSettings)

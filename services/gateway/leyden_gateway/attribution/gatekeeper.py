@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 from leyden_gateway.attribution.body import session_of
 from leyden_gateway.attribution.context import Headers
-from leyden_gateway.attribution.keys import ApiKeys
+from leyden_gateway.attribution.keys import ApiKey, ApiKeys
 from leyden_gateway.attribution.model_names import ModelNames
 from leyden_gateway.attribution.paths import PathScope
-from leyden_gateway.attribution.scope import Attribution, Rules, attribute, refine
+from leyden_gateway.attribution.scope import Attribution, Rules, attribute, feedback_key, refine
 from leyden_gateway.attribution.settings import AttributionSettings
 from leyden_gateway.attribution.verified import RecentlyVerified
 from leyden_platform.tokens import TokenSettings, verify_until
@@ -39,6 +39,10 @@ class Gatekeeper:
     def attribute(self, path: PathScope, headers: Headers) -> Attribution:
         """Whose call it is, before its body is read. Raises what ``scope.attribute`` raises."""
         return attribute(path, headers, self._rules)
+
+    def feedback_key(self, headers: Headers) -> ApiKey:
+        """Who gives feedback. Raises what ``scope.feedback_key`` raises."""
+        return feedback_key(headers, self._rules)
 
     def refine(self, attribution: Attribution, request: Mapping[str, object]) -> Attribution:
         """The same with what the body names: its model's policy and role, its session."""

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from leyden_schemas.base import Name
 from leyden_schemas.tasks import PolicyRef
 
+Scope = Literal["completions", "feedback"]
 MIN_LENGTH = 16
 """Shorter keys can be guessed."""
 
@@ -39,6 +40,11 @@ class KeyGrant(BaseModel):
     )
     rollouts: bool = Field(
         default=False, description="Whether its calls may name the rollout that they are recorded under."
+    )
+    scopes: frozenset[Scope] = Field(
+        default=frozenset({"completions", "feedback"}),
+        min_length=1,
+        description='What it is for. The key of an agent that must not judge itself has ["completions"].',
     )
 
     @model_validator(mode="after")

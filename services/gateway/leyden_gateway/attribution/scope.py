@@ -11,12 +11,18 @@ from uuid import UUID
 
 from leyden_gateway.attribution.context import Headers, named_by_baggage, named_by_headers
 from leyden_gateway.attribution.credentials import looks_signed, presented
-from leyden_gateway.attribution.keys import NO_KEYS, ApiKey, ApiKeys, KeyGrant
+from leyden_gateway.attribution.keys import NO_KEYS, ApiKey, ApiKeys, KeyGrant, Scope
 from leyden_gateway.attribution.model_names import ModelNames
 from leyden_gateway.attribution.named import Source, Sources, named_by, session_or_none
 from leyden_gateway.attribution.paths import PathScope
 from leyden_gateway.attribution.sessions import place, session_rollout
-from leyden_gateway.errors import InvalidRolloutToken, MissingToken, WrongRollout
+from leyden_gateway.errors import (
+    FeedbackForbidden,
+    InvalidRolloutToken,
+    MissingToken,
+    ScopeMissing,
+    WrongRollout,
+)
 from leyden_platform.tokens import InvalidToken, RolloutClaims
 from leyden_schemas import Mode, Split
 
@@ -77,6 +83,7 @@ def attribute(path: PathScope, headers: Headers, rules: Rules) -> Attribution:
     credentials = presented(headers)
     for credential in credentials:
         if key := rules.keys.find(credential):
+            _check_scope(key, "completions")
             return _production(sources, headers, key)
         if looks_signed(credential):
             return _scoped(sources, _verified(credential, rules.verify))
@@ -87,6 +94,24 @@ def attribute(path: PathScope, headers: Headers, rules: Rules) -> Attribution:
     raise MissingToken(
         "send the rollout token, or an API key, as 'Authorization: Bearer <key>' (the agent's OPENAI_API_KEY)"
     )
+
+
+def feedback_key(headers: Headers, rules: Rules) -> ApiKey:
+    """The API key of someone who may give feedback; never an agent with its token, and nobody anonymous.
+
+    Raises ``MissingToken``, ``InvalidRolloutToken``, ``FeedbackForbidden`` or ``ScopeMissing``.
+    """
+    credentials = presented(headers)
+    for credential in credentials:
+        if key := rules.keys.find(credential):
+            _check_scope(key, "feedback")
+            return key
+        if looks_signed(credential):
+            _verified(credential, rules.verify)
+            raise FeedbackForbidden("a rollout token cannot give feedback; use an API key with that scope")
+    if credentials:
+        raise InvalidRolloutToken("the key sent is not an API key of this gateway")
+    raise MissingToken("send an API key as 'Authorization: Bearer <key>'; nobody gives feedback without one")
 
 
 def refine(attribution: Attribution, model: str | None, user: str | None, names: ModelNames) -> Attribution:
@@ -104,6 +129,11 @@ def refine(attribution: Attribution, model: str | None, user: str | None, names:
         rollout_id = session_rollout(attribution.tenant, attribution.run, session)
         attribution = attribution._replace(session=session, rollout_id=rollout_id, rollout_from=Source.BODY)
     return attribution
+
+
+def _check_scope(key: ApiKey, scope: Scope) -> None:
+    if scope not in key.grant.scopes:
+        raise ScopeMissing(f"the API key {key.name!r} is not for {scope}; its scopes are set in api_keys")
 
 
 def _agent(sources: Sources) -> tuple[str, Source]:

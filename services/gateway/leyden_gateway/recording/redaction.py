@@ -113,6 +113,17 @@ class Redaction:
         redacted = record | _texts(record, request, response, error, keep_ids=keep_ids)
         return redacted if keep_ids else redacted | _without_ids(record, failed=failed)
 
+    async def feedback(self, texts: JsonObject) -> JsonObject:
+        """The texts of feedback, by name, as they may be logged; what is withheld says so."""
+        verdict = await self._ask("feedback", texts)
+        if isinstance(verdict, Kept):
+            return texts
+        shown = _payload(verdict) or {}
+        return {
+            name: shown[name] if isinstance(shown.get(name), type(text)) else "(redacted)"
+            for name, text in texts.items()
+        }
+
     async def _ask(self, kind: str, payload: Any) -> Verdict:
         if payload is None:
             return Kept()
