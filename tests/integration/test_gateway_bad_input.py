@@ -14,6 +14,7 @@ from protocols import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES, Dialect,
 from starlette.responses import PlainTextResponse, Response
 from vllm_stub import FIRST_ID, VllmStub, error, sse
 
+from leyden_gateway.recording.settings import RecordingSettings
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import CompletionRecorded, CompletionStatus
@@ -49,7 +50,10 @@ both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "st
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(kafka: KafkaSettings) -> AsyncIterator[Stage]:
     patience = {"stall_timeout_s": 0.4, "caller_stall_timeout_s": 0.4, "body_timeout_s": 0.4}
-    async with stage(kafka, max_body_bytes=LIMIT, upstream_attempts=2, **patience) as made:
+    recording = RecordingSettings(refusals_per_s=1000)
+    async with stage(
+        kafka, max_body_bytes=LIMIT, upstream_attempts=2, recording=recording, **patience
+    ) as made:
         yield made
 
 
@@ -249,8 +253,28 @@ async def test_keys_that_open_nothing(on: Stage, dialect: Dialect) -> None:
         answer = await on.http.post(url, json=dialect.request, headers=headers)
         assert_error(dialect, answer, status, reason)
         assert on.gateway.metric("leyden_gateway_refused_total", reason=reason) == before + 1
+        await assert_refusal_recorded(on, dialect, answer, reason)
     assert not on.stub.requests
     assert not await on.gateway.log_now(claims.rollout_id)
+    assert not await on.gateway.log_now(other.rollout_id)
+
+
+async def assert_refusal_recorded(on: Stage, dialect: Dialect, answer: httpx.Response, reason: str) -> None:
+    """The log has it as a session of its own, which is nobody's, when the caller hears of it."""
+    messages = [record.message() for record in await on.gateway.log_now()]
+    told = answer.headers["x-leyden-completion-id"]
+    (record,) = [message for message in messages if str(message.completion_id) == told]
+    assert isinstance(record, CompletionRecorded)
+    assert (record.status, record.untrainable) == (CompletionStatus.ERROR, reason)
+    assert (record.http_status, record.protocol) == (answer.status_code, dialect.protocol)
+    assert (record.tenant, record.run, record.mode, record.request) == (
+        "default",
+        "default",
+        "production",
+        {},
+    )
+    assert record.error == dialect.error(answer.json())[1]
+    assert record.client.startswith("python-httpx")
 
 
 @every_protocol

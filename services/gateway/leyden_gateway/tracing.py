@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
+from leyden_gateway.attribution.context import trace_id
 from leyden_gateway.attribution.named import Source
 from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.exchange.caller import Caller
@@ -27,10 +28,11 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def trace_context(caller: Caller, whose: Attribution) -> dict[str, str]:
-    """The caller's trace, else that of the rollout it belongs to."""
-    parent = caller.header(b"traceparent") or (whose.claims.traceparent if whose.claims else None)
-    if not parent:
-        return {}
+    """The caller's trace if it is valid, else that of the rollout it belongs to."""
+    parent = caller.header(b"traceparent")
+    if parent is None or trace_id(caller.headers) is None:
+        rollout = whose.claims.traceparent if whose.claims else None
+        return {"traceparent": rollout} if rollout else {}
     state = caller.header(b"tracestate")
     return {"traceparent": parent, "tracestate": state} if state else {"traceparent": parent}
 
