@@ -173,24 +173,55 @@ def test_streamed_text_is_joined() -> None:
     }
 
 
+def calls(*pieces: Any) -> Any:
+    """The tool calls of a streamed message that these are the pieces of."""
+    capture = captured(*(chunk({"tool_calls": [piece]}) for piece in pieces))
+    return plain(capture.response(capture.choices[0]))["choices"][0]["message"]["tool_calls"]
+
+
+def call(call_id: str | None, arguments: str, name: str = "add") -> dict[str, Any]:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
 def test_tool_calls_arrive_in_pieces() -> None:
-    message: dict[str, Any] = {"role": "assistant", "content": None}
-    opening = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "add", "arguments": ""}}
-    for piece in (
-        opening,
+    assert calls(
+        {"index": 0, **call("call_1", "")},
         {"index": 0, "function": {"arguments": '{"a":'}},
+        {"index": 1, **call("call_2", "")},
         {"index": 0, "function": {"arguments": "1}"}},
-        {**opening, "index": 1, "id": "call_2"},
-    ):
-        merge_delta(message, of({"tool_calls": [piece]}))
-    assert message == {
-        "role": "assistant",
-        "content": None,
-        "tool_calls": [
-            {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}},
-            {"id": "call_2", "type": "function", "function": {"name": "add", "arguments": ""}},
-        ],
-    }
+    ) == [call("call_1", '{"a":1}'), call("call_2", "")]
+
+
+@pytest.mark.parametrize("index", [{}, {"index": None}, {"index": True}])
+def test_calls_of_servers_that_do_not_count_them(index: dict[str, Any]) -> None:
+    assert calls(
+        {**index, **call("call_1", '{"a":')},
+        {**index, "function": {"arguments": "1}"}},
+        {**index, **call("call_2", "{}")},
+        {**index, "function": {"name": "sub", "arguments": "{}"}},
+    ) == [call("call_1", '{"a":1}'), call("call_2", "{}"), call(None, "{}", name="sub")]
+
+
+def test_calls_may_be_counted_from_anywhere() -> None:
+    assert calls(
+        {"index": 4, **call("call_1", "{")},
+        {"index": 2, **call("call_2", "")},
+        {"index": 4, "function": {"arguments": "}"}},
+    ) == [call("call_1", "{}"), call("call_2", "")]
+
+
+def test_a_function_call_of_older_clients_arrives_in_pieces() -> None:
+    message: dict[str, Any] = {}
+    for piece in ({"name": "add", "arguments": "{"}, {"arguments": "}"}, None):
+        merge_delta(message, of({"function_call": piece}))
+    assert message == {"function_call": {"name": "add", "arguments": "{}"}}
+
+
+def test_pieces_that_nobody_defined_are_kept() -> None:
+    message: dict[str, Any] = {}
+    merge_delta(message, of({"role": "assistant", "said": "a", "details": [1], "none": None}))
+    merge_delta(message, of({"role": "assistant", "said": "b", "details": [2], "none": None}))
+    assert message == {"role": "assistant", "said": "ab", "details": [2]}
 
 
 def test_reasoning_is_joined_like_text() -> None:
@@ -238,8 +269,6 @@ def test_an_error_inside_an_answer() -> None:
         {"choices": [{"token_ids": 1}]},
         {"choices": [{"prompt_token_ids": "1"}]},
         {"prompt_token_ids": ["1"], "choices": [{}]},
-        {"choices": [{"delta": {"tool_calls": [{"index": 4}]}}]},
-        {"choices": [{"delta": {"tool_calls": [{"index": True}]}}]},
     ],
 )
 def test_answers_that_are_not_the_protocol_s(answer: Any) -> None:

@@ -18,6 +18,7 @@ from leyden_gateway.exchange.fields import (
     NULL,
     Fields,
     NotJson,
+    decoded,
     encode,
     fields_of,
     is_present,
@@ -26,9 +27,6 @@ from leyden_gateway.exchange.fields import (
 )
 from leyden_gateway.exchange.training_mode import Wants
 from leyden_schemas import JsonObject
-
-_JOINED = ("content", "reasoning_content", "reasoning", "refusal")
-"""Fields of a delta whose pieces are concatenated."""
 
 
 class _Token(msgspec.Struct, gc=False):
@@ -237,34 +235,63 @@ def _assembled(choice: ChoiceCapture) -> JsonObject:
     end = {"finish_reason": choice.finish_reason}
     if choice.text:
         return {"index": choice.index, "text": "".join(choice.text), **end}
-    return {"index": choice.index, "message": {"role": "assistant", "content": None, **choice.message}, **end}
+    message = {"role": "assistant", "content": None, **choice.message}
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [{name: call[name] for name in call if name != "index"} for call in calls]
+    return {"index": choice.index, "message": message, **end}
 
 
 def merge_delta(message: JsonObject, delta: Fields) -> None:
-    """Add one streamed piece to the message it is a piece of."""
-    for name in _JOINED:
-        if name in delta and (piece := _text(delta[name])) is not None:
-            message[name] = (message.get(name) or "") + piece
-    if "role" in delta and (role := _text(delta["role"])):
-        message["role"] = role
-    calls = value(delta, "tool_calls") if "tool_calls" in delta else None
-    for piece in calls if isinstance(calls, list) else ():
+    """Add one streamed piece to its message: texts are joined, of other values the last stays.
+
+    Total: servers differ in what they stream, and none of it is a reason to keep the answer from its caller.
+    """
+    for name, raw in delta.items():
+        if (piece := _readable(raw)) is None:
+            continue
+        if name == "tool_calls":
+            _merge_tool_calls(message, piece)
+        elif name == "function_call":
+            _merge_function(message.setdefault(name, {}), piece)
+        elif isinstance(piece, str) and isinstance(known := message.get(name), str) and name != "role":
+            message[name] = known + piece
+        else:
+            message[name] = piece
+
+
+def _readable(raw: Raw) -> Any:
+    try:
+        return decoded(raw)
+    except ValueError:
+        return None
+
+
+def _merge_tool_calls(message: JsonObject, pieces: Any) -> None:
+    for piece in pieces if isinstance(pieces, list) else ():
         if isinstance(piece, dict):
-            _merge_tool_call(message.setdefault("tool_calls", []), piece)
+            call = _call_of(message.setdefault("tool_calls", []), piece)
+            call.update({name: piece[name] for name in ("id", "type") if isinstance(piece.get(name), str)})
+            _merge_function(call["function"], piece.get("function"))
 
 
-def _merge_tool_call(calls: list[JsonObject], piece: JsonObject) -> None:
-    position = piece.get("index", len(calls))
-    if type(position) is not int or not 0 <= position <= len(calls):
-        raise MalformedAnswer("the pieces of a tool call are out of order")
-    if position == len(calls):
-        calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
-    call = calls[position]
-    call.update({name: piece[name] for name in ("id", "type") if isinstance(piece.get(name), str)})
-    function = piece.get("function")
+def _call_of(calls: list[JsonObject], piece: JsonObject) -> JsonObject:
+    """The call that a piece belongs to: the one of its index; without one the last, if it begins no other."""
+    index, function = piece.get("index"), piece.get("function")
+    named = isinstance(function, dict) and function.get("name")
+    if type(index) is not int:
+        index = len(calls) - 1 if calls and not (piece.get("id") or named) else len(calls)
+    for call in calls:
+        if call["index"] == index:
+            return call
+    empty = {"name": "", "arguments": ""}
+    calls.append({"index": index, "id": None, "type": "function", "function": empty})
+    return calls[-1]
+
+
+def _merge_function(function: JsonObject, piece: Any) -> None:
     for name in ("name", "arguments"):
-        if isinstance(function, dict) and isinstance(text := function.get(name), str):
-            call["function"][name] += text
+        if isinstance(piece, dict) and isinstance(text := piece.get(name), str):
+            function[name] = function.get(name, "") + text
 
 
 def strip_choice(item: Fields, wants: Wants) -> Fields:

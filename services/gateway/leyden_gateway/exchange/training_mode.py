@@ -24,9 +24,22 @@ FORCED: JsonObject = {
 some of them from the model's generation config."""
 
 REMOVED = frozenset(
-    {"logit_bias", "bad_words", "allowed_token_ids", "min_tokens", "use_beam_search", "best_of", "echo"}
+    {
+        "allowed_token_ids",
+        "bad_words",
+        "best_of",
+        "custom_logit_processor",
+        "echo",
+        "logit_bias",
+        "logits_processors",
+        "min_tokens",
+        "thinking_token_budget",
+        "use_beam_search",
+        "vllm_xargs",
+    }
 )
-"""Parameters that bend the distribution, or what log-probabilities belong to, without a neutral value."""
+"""Parameters that bend the distribution, force tokens that were not sampled, or change what log-probabilities
+belong to, without a neutral value: those of OpenAI, vLLM and SGLang."""
 
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
