@@ -1,6 +1,34 @@
-"""What users of Leyden import: the message types a reward function sees, and a client of the registry."""
+"""What users of Leyden import: rewards, the messages that they see, and a client of the registry.
 
-from leyden.registry import RegistryClient, RegistryFailed
+Importing it is cheap: it runs in agents and in reward workers. What needs more is imported when it is used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from leyden.examples import example_trajectory
+from leyden.rewards import Reward, RewardFunction, reward
 from leyden_schemas import RewardTerm, Step, Task, Trajectory
 
-__all__ = ["RegistryClient", "RegistryFailed", "RewardTerm", "Step", "Task", "Trajectory"]
+if TYPE_CHECKING:
+    from leyden.registry import RegistryClient, RegistryFailed
+
+__all__ = [
+    "RegistryClient",
+    "RegistryFailed",
+    "Reward",
+    "RewardFunction",
+    "RewardTerm",
+    "Step",
+    "Task",
+    "Trajectory",
+    "example_trajectory",
+    "reward",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("RegistryClient", "RegistryFailed"):
+        from leyden import registry
+
+        return getattr(registry, name)
+    raise AttributeError(f"module 'leyden' has no attribute {name!r}")

@@ -8,8 +8,9 @@ from leyden_platform.service import Component
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
+from leyden_reward.rewards.grading import Grader, Workers
 from leyden_reward.rewards.workers import RewardWorkers
-from leyden_reward.scoring import Scoring, Workers
+from leyden_reward.scoring import Scoring
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import Topics
 
@@ -26,6 +27,7 @@ async def build(settings: RewardSettings) -> Sequence[Component]:
         deadline_s=settings.deadline_s,
         startup_s=settings.startup_s,
         max_reward=settings.max_reward,
+        memory_mb=settings.memory_mb,
     )
     await workers.start()
     consumer = ConsumerGroup(
@@ -42,12 +44,9 @@ def processors(
     settings: RewardSettings, workers: Workers, publisher: Publisher, clock: Clock
 ) -> ProcessorFactory:
     """What gives every assigned partition its own assembly; scoring is shared."""
-    scoring = Scoring(
-        workers,
-        Shaping(cap=settings.air_cap, weights=settings.air_weights),
-        failed_reward=settings.failed_reward,
-        max_reward=settings.max_reward,
-    )
+    grader = Grader(workers, databases=settings.databases, max_reward=settings.max_reward)
+    shaping = Shaping(cap=settings.air_cap, weights=settings.air_weights)
+    scoring = Scoring(grader, shaping, failed_reward=settings.failed_reward)
 
     def processor(_partition: Partition) -> RewardProcessor:
         assembly = Assembly(

@@ -26,12 +26,23 @@ class RewardSettings(ServiceSettings):
     remember: int = Field(
         default=10_000, ge=1, description="Closed rollouts remembered per partition, to count late events."
     )
-    workers: int = Field(default=2, ge=1, le=64, description="Processes that run reward functions.")
+    workers: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="Processes that run reward functions; up to four times as many while calls are slow.",
+    )
     deadline_s: float = Field(default=30.0, gt=0, description="Longest run of one reward function.")
     startup_s: float = Field(
         default=60.0,
         gt=0,
         description="Longest start of the workers, importing the user's functions included.",
+    )
+    memory_mb: int | None = Field(
+        default=2048, ge=256, description="Memory that one process may ask for; more is a MemoryError in it."
+    )
+    databases: dict[str, str] = Field(
+        default_factory=dict, description="SQLite files by the name that tasks use for them. JSON."
     )
     max_pending: int = Field(
         default=1_000, ge=1, description="Closed rollouts being scored per partition before reading pauses."

@@ -10,6 +10,7 @@ from leyden_platform.testing.rollouts import EPOCH, TOOL, Rollout, answer, call,
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly, Closed, Decision, Kept, KeptInPart
 from leyden_reward.handlers import RewardProcessor
+from leyden_reward.rewards.grading import Grader
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict
 from leyden_reward.scoring import Scoring
 from leyden_schemas import EventMessage, JsonObject, PromptBase, Step, Topics, Trajectory, encode
@@ -121,7 +122,7 @@ async def test_a_missing_base_is_counted() -> None:
     publisher = MemoryPublisher()
     processor = RewardProcessor(
         assembly=Assembly(),
-        scoring=Scoring(NoWorkers(), Shaping(cap=0.25), failed_reward=0.0),
+        scoring=Scoring(Grader(NoWorkers()), Shaping(cap=0.25), failed_reward=0.0),
         publisher=publisher,
         clock=ManualClock(EPOCH),
     )

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden_platform.testing.rollouts import make_task, make_trajectory
-from leyden_reward.rewards.builtin import exact_match, number_in, numeric
+from leyden_reward.rewards.library.exact_match import exact_match
+from leyden_reward.rewards.library.numeric import number_in, numeric
 from leyden_reward.rewards.verdict import MAX_FEEDBACK, Graded, Reason, Refused, verdict
 from leyden_schemas import RewardSpec, RewardTerm, Trajectory
 

@@ -13,6 +13,7 @@ from leyden_platform.testing.rollouts import EPOCH, Rollout, answer, make_task
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
+from leyden_reward.rewards.grading import Grader
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
 from leyden_reward.scoring import Scoring
 from leyden_schemas import (
@@ -76,7 +77,7 @@ class Bench:
         self.offset = 0
         self.processor = RewardProcessor(
             assembly=Assembly(grace_s=5.0, signal_weights={"thumb": 0.25}),
-            scoring=Scoring(self.workers, Shaping(cap=0.25), failed_reward=-1.0),
+            scoring=Scoring(Grader(self.workers), Shaping(cap=0.25), failed_reward=-1.0),
             publisher=self.publisher,
             clock=self.clock,
             max_pending=max_pending,

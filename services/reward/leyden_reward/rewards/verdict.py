@@ -16,12 +16,17 @@ class Reason(StrEnum):
     """Why a rollout could not be scored; each excludes it instead of scoring 0."""
 
     UNKNOWN = "reward_unknown"
+    PARAMS = "reward_params"
     RAISED = "reward_raised"
     TIMED_OUT = "reward_timed_out"
     EXITED = "reward_exited"
     NOT_FINITE = "reward_not_finite"
     OUT_OF_RANGE = "reward_out_of_range"
     WRONG_TYPE = "reward_wrong_type"
+    SANDBOX_UNAVAILABLE = "sandbox_unavailable"
+    JUDGE_UNAVAILABLE = "judge_unavailable"
+    JUDGE_BUDGET = "judge_budget"
+    JUDGE_MALFORMED = "judge_malformed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,13 @@ Verdict = Graded | Refused
 
 
 def verdict(value: object, *, by: str, max_reward: float) -> Verdict:
-    """Judge what a reward function returned: a number, named numbers, or a list of ``RewardTerm``."""
+    """Judge what a reward function returned: a number, named numbers, a ``RewardTerm`` or a list of those."""
     terms = _terms(value)
     if terms is None:
         return Refused(
             Reason.WRONG_TYPE,
             f"{by} returned {_shown(value)}; return a float, a non-empty dict of floats by name, "
-            f"or a list of at most {MAX_TERMS} RewardTerm",
+            f"a RewardTerm or a list of at most {MAX_TERMS}",
         )
     numbers = [number for term in terms for number in (term.value, term.weight)]
     if not all(map(math.isfinite, numbers)):
@@ -68,6 +73,8 @@ def _terms(value: object) -> list[RewardTerm] | None:
         return _named({"reward": value})
     if isinstance(value, Mapping):
         return _named(value)
+    if isinstance(value, RewardTerm):
+        return [_trimmed(value)]
     if isinstance(value, Sequence) and all(isinstance(item, RewardTerm) for item in value):
         return [_trimmed(term) for term in value] if 0 < len(value) <= MAX_TERMS else None
     return None

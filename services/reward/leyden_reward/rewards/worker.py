@@ -1,22 +1,27 @@
 """What runs inside a reward worker process: the user's functions, imported once, and one call at a time.
 
-User code may do anything here; the process is killed and replaced when it hangs or dies.
+User code may do anything here; the process is killed and replaced when it hangs or dies. It has a bound on
+its memory, dies before the service where memory runs out, and what it prints is caught.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import inspect
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+from leyden_reward.rewards.printed import Printed
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict, verdict
 from leyden_schemas import Trajectory
 
@@ -27,21 +32,44 @@ class Loaded:
 
     function: Callable[[Trajectory], Any]
     by: str
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What importing gave: the functions that could not be imported, with why, and deadlines of their own."""
+
+    broken: Mapping[str, str]
+    deadlines_s: Mapping[str, float]
 
 
 _loaded: dict[str, Loaded] = {}
 _broken: dict[str, str] = {}
+_printed: list[Printed] = []
 
 
-def initialise(path: Sequence[str], targets: Mapping[str, str]) -> None:
+def initialise(path: Sequence[str], targets: Mapping[str, str], memory_mb: int | None = None) -> None:
     """Import every function of the catalogue; what cannot be imported is kept with the reason."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    _bound_memory(memory_mb)
+    _printed.append(Printed())
     sys.path[:0] = [folder for folder in path if folder not in sys.path]
     for name, target in targets.items():
         try:
-            _loaded[name] = load(target)
-        except BaseException as error:  # noqa: BLE001 - user code; reported by broken()
+            _loaded[name] = load(target, name)
+        except BaseException as error:  # noqa: BLE001 - user code; reported by report()
             _broken[name] = f"{target}: {type(error).__name__}: {error}"
+
+
+def _bound_memory(memory_mb: int | None) -> None:
+    with contextlib.suppress(OSError):  # not Linux
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if memory_mb is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = memory_mb * 1024 * 1024
+        resource.setrlimit(
+            resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _die_with_parent() -> None:
@@ -51,30 +79,54 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def load(target: str) -> Loaded:
-    """The function that ``module:function`` names. Raises what importing it raises, or ``TypeError``."""
+def load(target: str, name: str = "") -> Loaded:
+    """The function that ``module:function`` names; ``module`` alone is searched for the decorated ``name``.
+
+    Raises what importing it raises, ``AttributeError`` or ``TypeError``.
+    """
     module_name, _, function_name = target.partition(":")
     module = importlib.import_module(module_name)
-    function = getattr(module, function_name)
+    function = getattr(module, function_name) if function_name else _decorated(module, name)
     if not callable(function):
         raise TypeError(f"{target} is not a function")
-    return Loaded(function, f"{target}#{_digest(module.__file__)}")
+    deadline_s = getattr(getattr(function, "__leyden_reward__", None), "deadline_s", None)
+    return Loaded(function, f"{target}#{_digest(module.__file__)}", deadline_s)
+
+
+def _decorated(module: ModuleType, name: str) -> Any:
+    """``@leyden.reward`` leaves its options on the function; this service does not import the SDK."""
+    marks = ((value, getattr(value, "__leyden_reward__", None)) for value in vars(module).values())
+    found = {mark.name: value for value, mark in marks if mark is not None}
+    if name not in found:
+        raise AttributeError(
+            f"no function is decorated with @leyden.reward under the name {name!r}; "
+            f"there are {', '.join(sorted(found)) or 'none'}"
+        )
+    return found[name]
 
 
 def _digest(file: str | None) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else "unknown"
 
 
-def broken() -> dict[str, str]:
-    """Functions that could not be imported, with why."""
-    return dict(_broken)
+def report() -> Report:
+    """How importing went."""
+    deadlines = {name: loaded.deadline_s for name, loaded in _loaded.items() if loaded.deadline_s is not None}
+    return Report(dict(_broken), deadlines)
 
 
-def grade(name: str, trajectory_json: bytes, max_reward: float) -> Verdict:
-    """Call the function and judge what it returned; whatever it raises is a refusal."""
+def grade(name: str, trajectory_json: bytes, max_reward: float) -> tuple[Verdict, str]:
+    """Call the function; return what its result amounts to, and the end of what it printed.
+
+    Whatever it raises is a refusal.
+    """
     if name not in _loaded:
-        return Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}")
-    loaded = _loaded[name]
+        return Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}"), ""
+    judged = _judged(_loaded[name], trajectory_json, max_reward)
+    return judged, _printed[-1].take()
+
+
+def _judged(loaded: Loaded, trajectory_json: bytes, max_reward: float) -> Verdict:
     trajectory = Trajectory.model_validate_json(trajectory_json)
     try:
         value = loaded.function(trajectory)

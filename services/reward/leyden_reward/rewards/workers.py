@@ -1,4 +1,8 @@
-"""Isolated processes for user code: a call that hangs or kills its process costs nobody else anything."""
+"""Isolated processes for user code: a call that hangs or kills its process costs nobody else anything.
+
+A call that takes longer than ``PATIENCE_S`` gets a process to stand in for the one it holds, up to
+``MOST_FOLD`` times as many as there are otherwise; so slow calls do not hold up quick ones.
+"""
 
 import asyncio
 import multiprocessing
@@ -8,15 +12,20 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+import structlog
 from pebble import ProcessExpired, ProcessPool
 
 from leyden_platform.settings import CatalogueSettings
 from leyden_reward import metrics
 from leyden_reward.rewards import worker
+from leyden_reward.rewards.library import IN_WORKERS
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict
 from leyden_schemas import Trajectory, encode
 
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
+PATIENCE_S = 1.0
+MOST_FOLD = 4
 
 
 class CatalogueError(RuntimeError):
@@ -24,9 +33,10 @@ class CatalogueError(RuntimeError):
 
 
 class RewardWorkers:
-    """Runs the catalogue's functions, each call in one of ``count`` processes. A ``Component``.
+    """Runs the catalogue's functions, and those of the library that need it, in processes. A ``Component``.
 
-    Every process has a pool and pipes of its own: killing one cannot disturb what another is doing.
+    ``count`` processes are kept; without functions of the user's they start when they are needed. Every one
+    has a pool and pipes of its own: killing one cannot disturb what another is doing.
     """
 
     def __init__(
@@ -37,28 +47,34 @@ class RewardWorkers:
         deadline_s: float = 30.0,
         startup_s: float = 60.0,
         max_reward: float = 1e6,
+        memory_mb: int | None = None,
     ) -> None:
         self.name = "reward-workers"
-        self._targets = dict(catalogue.rewards)
+        self._own = dict(catalogue.rewards)
+        self._targets = {**IN_WORKERS, **self._own}
         self._path = list(catalogue.path)
-        self._count = count if self._targets else 0
+        self._count, self._memory_mb = count, memory_mb
         self._deadline_s, self._startup_s, self._max_reward = deadline_s, startup_s, max_reward
+        self._deadlines_s: dict[str, float] = {}
         self._pools: list[ProcessPool] = []
+        self._retiring: set[asyncio.Task[None]] = set()
         self._free: asyncio.Queue[ProcessPool] = asyncio.Queue()
         self._calls: set[asyncio.Future[Any]] = set()
         self._stopping = False
 
     def __contains__(self, name: str) -> bool:
-        return name in self._targets
+        """Whether the user has a function of this name; those of the library are run without being asked."""
+        return name in self._own
 
     async def start(self) -> None:
         """Start the processes and import the functions. Raises ``CatalogueError``."""
         self._pools = [self._pool() for _ in range(self._count)]
-        try:
-            await self._check_imports()
-        except CatalogueError:
-            await self.stop()
-            raise
+        if self._own:
+            try:
+                await self._check_imports()
+            except CatalogueError:
+                await self.stop()
+                raise
         for pool in self._pools:
             self._free.put_nowait(pool)
 
@@ -68,39 +84,38 @@ class RewardWorkers:
         return ProcessPool(
             max_workers=1,
             initializer=worker.initialise,
-            initargs=(self._path, self._targets),
+            initargs=(self._path, self._targets, self._memory_mb),
             context=context,
         )
 
     async def _check_imports(self) -> None:
         try:
             async with asyncio.timeout(self._startup_s):
-                futures = [await asyncio.to_thread(pool.schedule, worker.broken) for pool in self._pools]
+                futures = [await asyncio.to_thread(pool.schedule, worker.report) for pool in self._pools]
                 reports = await asyncio.gather(*map(_awaitable, futures))
         except (TimeoutError, BrokenProcessPool):
             raise CatalogueError(
-                f"importing {', '.join(self._targets.values())} took over {self._startup_s:g} s or ends the "
+                f"importing {', '.join(self._own.values())} took over {self._startup_s:g} s or ends the "
                 "process; import less at the top of the module, or raise LEYDEN_REWARD_STARTUP_S"
             ) from None
-        if reports and reports[0]:
-            problems = "; ".join(f"{name}: {why}" for name, why in reports[0].items())
+        if reports[0].broken:
+            problems = "; ".join(f"{name}: {why}" for name, why in reports[0].broken.items())
             raise CatalogueError(
                 f"LEYDEN_CATALOGUE_REWARDS: {problems} (looked in {self._path or 'sys.path'})"
             )
+        self._deadlines_s = {name: min(own, self._deadline_s) for name, own in reports[0].deadlines_s.items()}
 
     async def stop(self) -> None:
         """End the processes, whatever they are doing; calls under way are cancelled."""
         self._stopping = True
         for call in list(self._calls):
             call.cancel()
-        for pool in self._pools:
-            pool.stop()  # type: ignore[no-untyped-call]
-        await asyncio.gather(*(asyncio.to_thread(pool.join) for pool in self._pools))
+        await asyncio.gather(*map(_end, self._pools), *self._retiring)
         self._pools = []
 
     def not_ready(self) -> str | None:
         """Ready once the functions are imported."""
-        return None if self._count == len(self._pools) else "importing reward functions"
+        return None if self._count <= len(self._pools) else "importing reward functions"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the processes until ``stop``."""
@@ -112,22 +127,39 @@ class RewardWorkers:
     async def grade(self, name: str, trajectory: Trajectory) -> Verdict:
         """Run the function ``name`` in the next free process, for at most the deadline."""
         pool = await self._free.get()
-        began = time.monotonic()
+        relief = asyncio.get_running_loop().call_later(PATIENCE_S, self._relieve)
+        began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
             pool = await self._working(pool)
-            return await self._call(pool, worker.grade, name, encode(trajectory), self._max_reward)
+            arguments = (worker.grade, name, encode(trajectory), self._max_reward)
+            judged, printed = await self._call(pool, deadline_s, *arguments)
+            return _told(judged, printed, name, trajectory)
         except TimeoutError:
             metrics.WORKERS_LOST.labels("timed_out").inc()
             return Refused(
-                Reason.TIMED_OUT, f"{self._targets[name]} ran over {self._deadline_s:g} s and was killed"
+                Reason.TIMED_OUT, f"{self._targets[name]} ran over {deadline_s:g} s and was killed"
             )
         except (ProcessExpired, BrokenProcessPool):
             self._unless_stopping()
             metrics.WORKERS_LOST.labels("exited").inc()
             return Refused(Reason.EXITED, f"{self._targets[name]} ended its process")
         finally:
-            self._free.put_nowait(pool)
+            relief.cancel()
+            self._give_back(pool)
             metrics.SCORE_SECONDS.labels(name).observe(time.monotonic() - began)
+
+    def _relieve(self) -> None:
+        if not self._stopping and len(self._pools) < MOST_FOLD * self._count:
+            self._pools.append(fresh := self._pool())
+            self._free.put_nowait(fresh)
+
+    def _give_back(self, pool: ProcessPool) -> None:
+        if len(self._pools) <= self._count or self._stopping:
+            self._free.put_nowait(pool)
+            return
+        self._pools.remove(pool)
+        self._retiring.add(task := asyncio.create_task(_end(pool)))
+        task.add_done_callback(self._retiring.discard)
 
     async def _working(self, pool: ProcessPool) -> ProcessPool:
         """The pool, or a new one in its place when its process died between calls."""
@@ -145,13 +177,28 @@ class RewardWorkers:
         if self._stopping:
             raise asyncio.CancelledError
 
-    async def _call(self, pool: ProcessPool, function: Callable[..., T], *args: Any) -> T:
+    async def _call(self, pool: ProcessPool, deadline_s: float, function: Callable[..., T], *args: Any) -> T:
         """The deadline begins when the process takes the call; its start has a deadline of its own."""
-        async with asyncio.timeout(self._startup_s + self._deadline_s):
-            call = _awaitable(pool.schedule(function, args=args, timeout=self._deadline_s))
+        async with asyncio.timeout(self._startup_s + deadline_s):
+            call = _awaitable(pool.schedule(function, args=args, timeout=deadline_s))
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             return await call
+
+
+def _told(judged: Verdict, printed: str, name: str, trajectory: Trajectory) -> Verdict:
+    """A refusal says what was printed too; otherwise it is a field of a line of the log."""
+    if not printed:
+        return judged
+    if isinstance(judged, Refused):
+        return Refused(judged.reason, f"{judged.text}; it printed: {printed}")
+    log.info("reward_printed", reward=name, rollout_id=str(trajectory.rollout_id), text=printed)
+    return judged
+
+
+async def _end(pool: ProcessPool) -> None:
+    pool.stop()  # type: ignore[no-untyped-call]
+    await asyncio.to_thread(pool.join)
 
 
 def _awaitable(future: "Future[T]") -> "asyncio.Future[T]":

@@ -1,0 +1,66 @@
+"""Is the output JSON of a given shape?"""
+
+import json
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator, SchemaError
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from leyden_reward.rewards.library.texts import code_in, reference_of
+from leyden_schemas import RewardTerm, Trajectory
+from leyden_schemas.rewards import JsonSchema, params_of
+
+_NOTHING_ELSE: Registry[Any] = Registry()
+DEEPEST = 100
+"""Levels of nesting beyond which an answer is wrong, whatever the schema says."""
+
+
+def json_schema(trajectory: Trajectory) -> list[RewardTerm]:
+    """1 when the output, JSON text (fenced or not) or a value, is valid, else 0 with the fault as feedback.
+
+    References to other documents are never fetched. Raises ``ValueError`` for what is no schema.
+    """
+    schema = params_of(trajectory.task.reward, JsonSchema).schema_
+    schema = reference_of(trajectory) if schema is None else schema
+    problem = problem_of(trajectory.output, schema)
+    return [RewardTerm(name="valid", value=float(problem is None), feedback=problem)]
+
+
+def problem_of(output: Any, schema: Any) -> str | None:
+    """What is wrong with the output, None if nothing. Raises ``ValueError`` for what is no schema."""
+    if not isinstance(schema, dict | bool):
+        raise ValueError(f"json_schema: {schema!r} is no schema; give an object as params.schema")
+    kind = validator_for(schema, default=Draft202012Validator)
+    try:
+        kind.check_schema(schema)
+    except SchemaError as error:
+        raise ValueError(f"json_schema: the schema is wrong: {error.message[:500]}") from None
+    try:
+        value = json.loads(code_in(output), parse_constant=_refuse) if isinstance(output, str) else output
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"[:500]
+    if _deeper_than(value, DEEPEST):
+        return f"nested deeper than {DEEPEST} levels"
+    try:
+        fault = next(kind(schema, registry=_NOTHING_ELSE).iter_errors(value), None)
+    except (Unresolvable, RecursionError) as error:
+        raise ValueError(f"json_schema: the schema refers to what is not in it: {error}"[:500]) from None
+    return None if fault is None else f"{fault.json_path}: {fault.message}"[:500]
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    level = [value]
+    for _ in range(levels):
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list) for item in level)
