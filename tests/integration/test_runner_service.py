@@ -114,7 +114,7 @@ async def test_bad_input_is_dead_lettered_with_a_reason_and_disturbs_nothing(sta
         "unknown_policy: Rejected: policy 'nobody' is not published; known policies: ",
         f"unknown_policy: Rejected: policy '{stand.policy}@7' is not published",
         f"unknown_policy: Rejected: policy '{stand.policy}#best' is not published",
-        "unknown_reward: Rejected: reward 'vibes' is not known; known rewards: exact_match, mine, numeric",
+        "unknown_reward: Rejected: reward 'vibes' is not known; known rewards: clipped, ",
         "unknown_agent: Rejected: agent 'nobody' is not known; known agents: ",
         "too_large: Rejected: the task is ",
     ):

@@ -25,7 +25,7 @@ from leyden_runner.executors.command import CommandExecutor
 from leyden_runner.executors.launcher import AgentsUnusable, Launcher
 from leyden_runner.gateway import GatewayProbe
 from leyden_runner.handlers import RolloutProcessor, TaskIntake
-from leyden_runner.intake import BUILT_IN_REWARDS, Known
+from leyden_runner.intake import Known
 from leyden_runner.ledger import PostgresLedger
 from leyden_runner.policies import Policies
 from leyden_runner.retries import RetryPolicy
@@ -67,7 +67,7 @@ async def build(settings: RunnerSettings) -> Sequence[Component]:
         announce=relay.wake,
     )
     rollouts = Rollouts(attempts, ledger, gateway, options(settings))
-    known = Known(frozenset(settings.agents), BUILT_IN_REWARDS | settings.catalogue.rewards.keys())
+    known = Known(frozenset(settings.agents), settings.catalogue.rewards.keys())
     intake = TaskIntake(known, policies, publisher, settings.max_task_bytes)
 
     def task_processor(_partition: Partition) -> Processor:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 
 from leyden_platform.messaging import Rejected
 from leyden_schemas import Task, cause_id
-
-BUILT_IN_REWARDS = frozenset({"exact_match", "numeric"})
+from leyden_schemas.rewards import LIBRARY, UnknownReward, leaves
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The names that a task may use here."""
+    """The names that a task may use here; ``rewards`` are the user's, beside those of the library."""
 
     agents: Collection[str]
     rewards: Collection[str]
@@ -28,17 +27,21 @@ def identified(task: Task, where: str, timestamp_ms: int) -> Task:
 
 
 def check(task: Task, known: Known) -> None:
-    """Raise ``Rejected`` when the task names an agent or a reward that does not exist here."""
+    """Raise ``Rejected`` for an agent or a reward that does not exist here, and for a reward told wrongly."""
     if task.agent not in known.agents:
         raise Rejected(
             "unknown_agent", f"agent {task.agent!r} is not known; {_listed('agents', known.agents)}"
         )
-    if task.reward.name not in known.rewards:
+    try:
+        for _leaf in leaves(task.reward, known.rewards):
+            pass
+    except UnknownReward as error:
+        names = {*LIBRARY, *known.rewards}
         raise Rejected(
-            "unknown_reward",
-            f"reward {task.reward.name!r} is not known; {_listed('rewards', known.rewards)} "
-            "(LEYDEN_CATALOGUE_REWARDS)",
-        )
+            "unknown_reward", f"{error}; {_listed('rewards', names)} (LEYDEN_CATALOGUE_REWARDS)"
+        ) from None
+    except ValueError as error:
+        raise Rejected("bad_reward", str(error)) from None
 
 
 def check_size(size: int, limit: int) -> None:

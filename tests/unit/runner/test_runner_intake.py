@@ -6,7 +6,7 @@ from leyden_platform.messaging import Rejected
 from leyden_runner.intake import Known, check, check_size, identified, unknown_policy
 from leyden_schemas import RewardSpec, Task
 
-KNOWN = Known(agents=["default", "coder"], rewards=["exact_match", "mine"])
+KNOWN = Known(agents=["default", "coder"], rewards=["mine"])
 
 
 def task(**fields: object) -> Task:
@@ -32,7 +32,22 @@ def test_known_names_pass() -> None:
         (
             task(reward={"name": "x"}),
             "unknown_reward",
-            "reward 'x' is not known; known rewards: exact_match, mine (LEYDEN_CATALOGUE_REWARDS)",
+            "reward 'x' is not known; known rewards: clipped, exact_match, gated, json_schema, judge, mine, "
+            "multiple_choice, numeric, overlong, python_tests, regex, ruler, sql, token_f1, weighted "
+            "(LEYDEN_CATALOGUE_REWARDS)",
+        ),
+        (
+            task(reward={"name": "numeric", "params": {"tolerence": 1}}),
+            "bad_reward",
+            "reward.params of numeric: tolerence: Extra inputs are not permitted. "
+            "It takes tolerance, relative",
+        ),
+        (
+            task(reward={"name": "weighted", "params": {"of": [{"name": "mine"}, {"name": "y"}]}}),
+            "unknown_reward",
+            "reward 'y' is not known; known rewards: clipped, exact_match, gated, json_schema, judge, mine, "
+            "multiple_choice, numeric, overlong, python_tests, regex, ruler, sql, token_f1, weighted "
+            "(LEYDEN_CATALOGUE_REWARDS)",
         ),
     ],
 )
