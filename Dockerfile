@@ -9,6 +9,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY libs libs
 COPY services services
+COPY jobs jobs
 COPY deploy/local deploy/local
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     python -m venv /tmp/venv && /tmp/venv/bin/pip install --no-deps --target /opt/leyden .
@@ -58,7 +59,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
 
 FROM environment AS cli-environment
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python requirements.py service > requirements.txt \
+    python requirements.py replay > requirements.txt \
     && pip install --requirement requirements.txt --constraint constraints.txt
 
 # What every service runs in. /app/user is for the user's agents and rewards, mounted or copied there.
@@ -109,7 +110,7 @@ COPY --from=inference-environment /opt/venv /opt/venv
 EXPOSE 8001
 ENTRYPOINT ["python", "-m", "leyden_inference"]
 
-# `leyden topics create`, `leyden models import`: one-shot jobs, so nothing to probe.
+# `leyden topics create`, `leyden models import`, `leyden replay`: one-shot jobs, so nothing to probe.
 FROM runtime AS cli
 COPY --from=cli-environment /opt/venv /opt/venv
 HEALTHCHECK NONE

@@ -57,7 +57,7 @@ def test_every_target_of_the_dockerfile_installs_an_extra_that_exists(project: d
     needed = {extra: load("requirements").requirements(project, extra) for extra in extras}
     with_torch = {extra for extra, found in needed.items() if any(line.startswith("torch") for line in found)}
     assert with_torch == {"learner", "inference"}
-    assert {*extras, "cli"} - {"service"} == set(
+    assert {*extras, "cli"} - {"replay"} == set(
         re.findall(r"^FROM runtime AS (\w+)", dockerfile, re.MULTILINE)
     )
 

@@ -11,6 +11,7 @@ Semantics, which the contract suite in tests/contract holds against a real broke
   messages stops the consumer.
 """
 
+from leyden_platform.messaging.bounded import BoundedReader, Extent
 from leyden_platform.messaging.consumer import ConsumerGroup
 from leyden_platform.messaging.errors import (
     MessagingError,
@@ -29,7 +30,9 @@ from leyden_platform.messaging.topics import ensure_topics
 from leyden_platform.messaging.watermark import OffsetTracker
 
 __all__ = [
+    "BoundedReader",
     "ConsumerGroup",
+    "Extent",
     "FailurePolicy",
     "KafkaPublisher",
     "LogReader",

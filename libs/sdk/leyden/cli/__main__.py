@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from leyden.cli import models, stack, submit, topics
+from leyden.cli import models, replay, stack, submit, topics
 from leyden.cli.console import Failed, errors
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 stack.register(app)
 submit.register(app)
+replay.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(models.app, name="models")
 

@@ -1,0 +1,207 @@
+"""A replay on a real broker, against what the live services published from the same log."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from member_harness import Member, of_rollouts, read_until
+
+from leyden_credit.app import processors as credit_processors
+from leyden_platform.clock import SystemClock
+from leyden_platform.messaging import KafkaPublisher, ensure_topics
+from leyden_platform.settings import KafkaSettings
+from leyden_platform.testing.rollouts import Rollout, answer, call, make_task, tool_message
+from leyden_replay.definitions import Changes, Definitions, definitions
+from leyden_replay.edges import LogEdge
+from leyden_replay.replay import Request, replay
+from leyden_replay.stream import topics_of
+from leyden_replay.summary import Summary
+from leyden_reward.app import processors as reward_processors
+from leyden_reward.rewards.workers import RewardWorkers
+from leyden_schemas import (
+    EventMessage,
+    RewardSpec,
+    Topic,
+    Topics,
+    TrainingSample,
+    Trajectory,
+    encode,
+)
+
+pytestmark = pytest.mark.kafka
+USER_CODE = """
+def graded(trajectory):
+    right = trajectory.output == trajectory.task.reference
+    return {"right": float(right), "brief": 0.1 / max(1, len(trajectory.steps))}
+"""
+
+
+@pytest.fixture
+async def publisher(kafka: KafkaSettings) -> AsyncIterator[KafkaPublisher]:
+    """A connected publisher; the topics exist."""
+    await ensure_topics(kafka, Topics.ALL)
+    publisher = KafkaPublisher(kafka, "test")
+    await publisher.start()
+    yield publisher
+    await publisher.stop()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's reward function."""
+    (tmp_path / "replayed_rewards.py").write_text(USER_CODE)
+    return tmp_path
+
+
+@dataclass
+class Lived:
+    """A log of events, and what the live services made of it."""
+
+    kafka: KafkaSettings
+    events: str
+    rollouts: list[Rollout]
+    definitions: Definitions
+
+    @property
+    def ids(self) -> set[UUID]:
+        """Every rollout."""
+        return {rollout.rollout_id for rollout in self.rollouts}
+
+    async def live(self, topic: Topic) -> dict[UUID, Any]:
+        """What the live services published, by rollout."""
+        return {message.rollout_id: message for message in await of_rollouts(self.kafka, topic, self.ids)}
+
+    def request(self, name: str, changes: Changes | None = None, **more: Any) -> Request:
+        """A replay of all of it."""
+        return Request(
+            **{
+                "name": name,
+                "kafka": self.kafka,
+                "since": LogEdge.BEGINNING,
+                "until": LogEdge.END,
+                "definitions": definitions(changes, kafka=self.kafka) if changes else self.definitions,
+                "now": datetime.now(UTC),
+                "events": self.events,
+                **more,
+            }
+        )
+
+
+def story(rollout: Rollout, output: str, steps: int) -> list[EventMessage]:
+    """A rollout of some tool calls and an answer, in which each prompt continues the last."""
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "2 + 2"}]
+    tokens = [1, 2]
+    told: list[EventMessage] = [rollout.started()]
+    for step in range(steps):
+        last = step == steps - 1
+        said = answer(output) if last else answer(None, [call(call_id=f"c{step}")])
+        told.append(
+            rollout.completion(
+                request={"messages": list(messages)},
+                response=said,
+                prompt_token_ids=list(tokens),
+                token_ids=[10 + step],
+                logprobs=[-0.1 / (step + 3)],
+                version=3 + step % 2,
+            )
+        )
+        messages += [
+            said["choices"][0]["message"],
+            tool_message("Error: no" if step % 2 else "4", f"c{step}"),
+        ]
+        tokens += [10 + step, 5]
+    return [*told, rollout.finished(output)]
+
+
+async def lived(kafka: KafkaSettings, publisher: KafkaPublisher, folder: Path, *, groups: int = 6) -> Lived:
+    """Groups of four, interleaved on three partitions, scored and credited by the services as they came."""
+    events = Topic(f"{Topics.EVENTS.name}.{uuid4().hex}", partitions=3)
+    await ensure_topics(kafka, [events])
+    now = definitions(
+        Changes(
+            reward="replayed_rewards:graded", path=[folder], estimator={"name": "return_to_go", "gamma": 0.9}
+        ),
+        kafka=kafka,
+    )
+    assert now.change is not None
+    told = Lived(kafka, events.name, [], Definitions(now.reward, now.credit, None))
+    task = make_task(samples=4, reward=RewardSpec(name=now.change.name))
+    stories = []
+    for number in range(groups):
+        group_id = uuid4()
+        for index in range(4):
+            rollout = Rollout(
+                task=task.model_copy(update={"task_id": f"t{number}"}), group_id=group_id, index=index
+            )
+            told.rollouts.append(rollout)
+            stories.append(
+                story(rollout, "4" if (number + index) % 3 else "5", steps=1 + (number + index) % 4)
+            )
+    for turn in range(max(map(len, stories))):
+        await publisher.publish(*(s[turn] for s in stories if turn < len(s)), topic=events.name)
+    await services(told, publisher)
+    return told
+
+
+async def services(told: Lived, publisher: KafkaPublisher) -> None:
+    """Let reward and credit go over the events until every rollout has a sample."""
+    settings, credit = told.definitions.reward, told.definitions.credit
+    trajectories = Topic(f"{Topics.TRAJECTORIES.name}.{uuid4().hex}", partitions=2)
+    await ensure_topics(told.kafka, [trajectories])
+    workers = RewardWorkers(settings.catalogue, count=2)
+    await workers.start()
+    scores = reward_processors(settings, workers, publisher, SystemClock())
+    reward = Member(told.kafka, uuid4().hex, told.events, publisher, scores)
+    found = await of_rollouts(told.kafka, Topics.TRAJECTORIES, told.ids)
+    await reward.leave()
+    await workers.stop()
+    await publisher.publish(*found, topic=trajectories.name)
+    credits_ = Member(
+        told.kafka,
+        uuid4().hex,
+        trajectories.name,
+        publisher,
+        credit_processors(credit, publisher, SystemClock()),
+    )
+    await of_rollouts(told.kafka, Topics.SAMPLES, told.ids)
+    await credits_.leave()
+
+
+async def written(
+    kafka: KafkaSettings, name: str, summary: Summary
+) -> tuple[list[Trajectory], list[TrainingSample]]:
+    """What lies in a replay's stream."""
+    trajectories, samples = topics_of(name)
+    first = await read_until(kafka, trajectories, lambda seen: len(seen) >= summary.counts.rollouts)
+    second = await read_until(kafka, samples, lambda seen: len(seen) >= summary.counts.samples)
+    return [record.message() for record in first], [record.message() for record in second]
+
+
+async def test_the_same_definitions_give_the_live_samples_again_bit_for_bit(
+    kafka: KafkaSettings, publisher: KafkaPublisher, folder: Path
+) -> None:
+    told = await lived(kafka, publisher, folder)
+    name = uuid4().hex
+    summary = await replay(told.request(name))
+    assert summary.counts.rollouts == summary.counts.samples == 24
+    assert summary.comparison is not None
+    assert summary.comparison.samples.model_dump() == {
+        "identical": 24, "different": 0, "only_before": 0, "only_after": 0,
+    }  # fmt: skip
+    trajectories, samples = await written(kafka, name, summary)
+    live = await told.live(Topics.SAMPLES)
+    assert len(samples) == 24
+    for sample in samples:
+        as_live = sample.model_copy(update={"run": "default", "sample_id": live[sample.rollout_id].sample_id})
+        assert encode(as_live) == encode(live[sample.rollout_id])
+        assert sample.run == name
+        assert sample.sample_id != live[sample.rollout_id].sample_id
+    before = await told.live(Topics.TRAJECTORIES)
+    for trajectory in trajectories:
+        was = before[trajectory.rollout_id]
+        as_live = trajectory.model_copy(update={"run": "default", "trajectory_id": was.trajectory_id})
+        assert encode(as_live) == encode(was)
