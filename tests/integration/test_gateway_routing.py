@@ -7,6 +7,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from gateway_harness import Gateway, running_gateway
 from routing_harness import (
@@ -344,6 +345,34 @@ async def test_external_models_are_listed_and_called_by_the_client_library(
         assert {model.id: model.owned_by async for model in client.models.list()}["judge"] == "external"
         answer = await client.chat.completions.create(model="judge", messages=HELLO)
         assert answer.choices[0].message.content == judge.reply
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_external_models_answer_callers_of_every_protocol(
+    kafka: KafkaSettings, stubs: list[VllmStub], judge: VllmStub, policy: str, *, stream: bool
+) -> None:
+    async with running_gateway(kafka, policy, stubs[0].url, routing=external(judge)) as gateway:
+        await gateway.publish_policy(versions=[1], serving=1)
+        for path, body in (
+            ("responses", {"input": HELLO}),
+            ("messages", {"messages": HELLO, "max_tokens": 9}),
+            ("completions", {"prompt": "hello"}),
+        ):
+            claims = gateway.claims()
+            async with httpx.AsyncClient(base_url=gateway.base_url(claims), timeout=30) as http:
+                answer = await http.post(
+                    path,
+                    json={**body, "model": "judge", "stream": stream},
+                    headers={"authorization": f"Bearer {gateway.token(claims)}"},
+                )
+            assert (answer.status_code, answer.headers["x-leyden-model"]) == (200, "external:judge")
+            (record,) = await gateway.completions(claims.rollout_id)
+            assert (record.protocol, record.untrainable, record.streamed) == (path, "external", stream)
+            assert record.request["model"] == "judge"
+            assert record.response
+            assert record.response["model"] == "gpt-4.1"
+        assert not stubs[0].requests
 
 
 @pytest.mark.usefixtures("key")

@@ -62,7 +62,7 @@ def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"headers": {"x y": "1"}}, "'x y' is not a header"),
         ({"headers": {"x": "1\r\nhost: evil"}}, "'x' is not a header"),
         ({"protocols": []}, "at least 1"),
-        ({"protocols": ["telepathy"]}, "'chat', 'completions'"),
+        ({"protocols": ["messages"]}, "'chat', 'completions' or 'embeddings'"),
         ({"max_concurrency": 0}, "greater than or equal to 1"),
         ({"begin_timeout_s": 0}, "greater than 0"),
     ],
@@ -95,42 +95,30 @@ def test_a_path_lies_below_the_base_url() -> None:
 
 
 @pytest.mark.parametrize(
-    ("external", "path", "headers"),
+    ("external", "headers"),
     [
-        ({}, "/v1/chat/completions", {}),
-        ({"api_key_env": "JUDGE_KEY"}, "/v1/chat/completions", {"authorization": f"Bearer {KEY}"}),
-        ({"api_key_env": "JUDGE_KEY", "key_header": "Api-Key"}, "/v1/chat/completions", {"api-key": KEY}),
+        ({}, {}),
+        ({"api_key_env": "JUDGE_KEY"}, {"authorization": f"Bearer {KEY}"}),
+        ({"api_key_env": "JUDGE_KEY", "key_header": "Api-Key"}, {"api-key": KEY}),
         (
             {"api_key_env": "JUDGE_KEY", "headers": {"X-Team": "rl"}},
-            "/v1/messages",
-            {"x-api-key": KEY, "anthropic-version": "2023-06-01", "x-team": "rl"},
-        ),
-        (
-            {"headers": {"Anthropic-Version": "2030-01-01"}},
-            "/v1/messages",
-            {"anthropic-version": "2030-01-01"},
+            {"authorization": f"Bearer {KEY}", "x-team": "rl"},
         ),
     ],
 )
-def test_headers(external: dict[str, Any], path: str, headers: dict[str, str]) -> None:
-    assert judge(**external).headers(path) == headers
+def test_headers(external: dict[str, Any], headers: dict[str, str]) -> None:
+    assert judge(**external).headers() == headers
 
 
 def test_protocols() -> None:
-    assert [judge().speaks(protocol) for protocol in ("chat", "embeddings", "messages")] == [
-        True,
-        True,
-        False,
-    ]
-    assert judge(protocols=["messages"]).speaks("messages")
+    assert [judge(protocols=["chat"]).speaks(one) for one in ("chat", "embeddings")] == [True, False]
 
 
 @pytest.mark.parametrize(
     ("protocols", "path", "spoken"),
     [
         (["chat"], "/v1/chat/completions", True),
-        (["messages"], "/v1/chat/completions", False),
-        (["messages"], "/v1/messages", True),
+        (["completions"], "/v1/chat/completions", False),
         (["chat", "completions"], "/v1/embeddings", False),
         (["chat"], "/v1/audio/speech", False),
     ],
@@ -147,7 +135,7 @@ async def test_what_a_server_does_not_speak_is_refused(
 
 
 async def test_a_call_in_another_protocol_is_not_sent() -> None:
-    async with fleet(A, externals={"judge": {"base_url": URL, "protocols": ["messages"]}}) as routes:
+    async with fleet(A, externals={"judge": {"base_url": URL, "protocols": ["completions"]}}) as routes:
         call = FakeCall()
         with pytest.raises(InvalidRequest):
             await routes.open(call, routes.externals.find("judge"))

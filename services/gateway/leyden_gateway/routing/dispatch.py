@@ -195,7 +195,7 @@ class Dispatcher:
             where.base_url,
             where.path(prepared.path),
             prepared.encode(where.model),
-            where.headers(prepared.path),
+            where.headers(),
         )
         if where.begin_timeout_s is None:
             return await sending

@@ -13,11 +13,7 @@ _SPOKEN_AT: Mapping[str, Speaks] = {
     "/v1/chat/completions": "chat",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
-    "/v1/responses": "responses",
-    "/v1/messages": "messages",
 }
-ANTHROPIC_VERSION = "2023-06-01"
-"""Sent to servers that speak Anthropic's protocol, which refuse calls without a version."""
 
 
 class External:
@@ -53,15 +49,12 @@ class External:
                 f"{', '.join(self._settings.protocols)} (LEYDEN_GATEWAY_EXTERNALS)"
             )
 
-    def headers(self, path: str) -> dict[str, str]:
-        """What every call to ``path`` carries, the key included; never to be logged or recorded."""
-        messages = path.endswith("/messages")
-        headers = {"anthropic-version": ANTHROPIC_VERSION} if messages else {}
-        headers |= self._settings.headers
+    def headers(self) -> dict[str, str]:
+        """What every call carries, the key included; never to be logged or recorded."""
+        headers = dict(self._settings.headers)
         if key := self._settings.key:
-            name = self._settings.key_header or ("x-api-key" if messages else "authorization")
-            value = key.get_secret_value()
-            headers[name.lower()] = f"Bearer {value}" if name.lower() == "authorization" else value
+            name, value = (self._settings.key_header or "authorization").lower(), key.get_secret_value()
+            headers[name] = f"Bearer {value}" if name == "authorization" else value
         return headers
 
     def plan(self) -> Plan:

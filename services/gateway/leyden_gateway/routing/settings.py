@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leyden_gateway.routing.breaker import Rules
 
-Speaks = Literal["chat", "completions", "embeddings", "responses", "messages"]
+Speaks = Literal["chat", "completions", "embeddings"]
+"""What is asked of a server; callers of Responses and Messages are served by a chat completion."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 
@@ -27,8 +28,7 @@ class ExternalSettings(BaseModel):
     )
     key_header: str | None = Field(
         default=None,
-        description="Header that takes the bare key, for example api-key. By default Authorization: Bearer, "
-        "and x-api-key for Anthropic's messages.",
+        description="Header that takes the bare key, for example api-key. By default Authorization: Bearer.",
     )
     protocols: tuple[Speaks, ...] = Field(
         default=("chat", "completions", "embeddings"), min_length=1, description="What the server speaks."
