@@ -26,8 +26,8 @@ from leyden_replay.stream import ReplayStream, topics_of
 from leyden_replay.stretch import BEFORE_ALL, NothingThere, Stretch, plan
 from leyden_replay.summary import Counts, Edges, Metrics, Summary, grown, metrics_now
 from leyden_reward.app import processors as reward_processors
+from leyden_reward.app import reward_workers
 from leyden_reward.rewards.workers import RewardWorkers
-from leyden_reward.settings import RewardSettings
 from leyden_schemas import Topics
 
 Progress = Callable[[str, int, int], None]
@@ -169,17 +169,6 @@ async def _stream(request: Request) -> AsyncIterator[ReplayStream | None]:
         return
     async with ReplayStream(request.kafka, request.name, request.definitions.digest) as stream:
         yield stream
-
-
-def reward_workers(settings: RewardSettings) -> RewardWorkers:
-    """The isolated processes that the live service would run."""
-    return RewardWorkers(
-        settings.catalogue,
-        count=settings.workers,
-        deadline_s=settings.deadline_s,
-        startup_s=settings.startup_s,
-        max_reward=settings.max_reward,
-    )
 
 
 async def _compare(request: Request, stretch: Stretch, after: Told, progress: Progress) -> Comparison:

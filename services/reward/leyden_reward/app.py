@@ -21,14 +21,7 @@ async def build(settings: RewardSettings) -> Sequence[Component]:
     Raises ``CatalogueError`` when a reward function cannot be imported.
     """
     publisher = KafkaPublisher(settings.kafka, "reward")
-    workers = RewardWorkers(
-        settings.catalogue,
-        count=settings.workers,
-        deadline_s=settings.deadline_s,
-        startup_s=settings.startup_s,
-        max_reward=settings.max_reward,
-        memory_mb=settings.memory_mb,
-    )
+    workers = reward_workers(settings)
     await workers.start()
     consumer = ConsumerGroup(
         settings.kafka,
@@ -38,6 +31,18 @@ async def build(settings: RewardSettings) -> Sequence[Component]:
         publisher=publisher,
     )
     return [publisher, workers, consumer]
+
+
+def reward_workers(settings: RewardSettings) -> RewardWorkers:
+    """The processes that reward functions run in, not started."""
+    return RewardWorkers(
+        settings.catalogue,
+        count=settings.workers,
+        deadline_s=settings.deadline_s,
+        startup_s=settings.startup_s,
+        max_reward=settings.max_reward,
+        memory_mb=settings.memory_mb,
+    )
 
 
 def processors(
