@@ -15,7 +15,6 @@ from leyden_learner.settings import LearnerSettings
 from leyden_platform.database import create_engine, migrate
 from leyden_platform.messaging import LogReader
 from leyden_platform.service import Component
-from leyden_schemas import Topics
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
     resources.callback(store.release)
 
     def open_reader(positions: Mapping[int, int]) -> LogReader:
-        return LogReader(settings.kafka, Topics.SAMPLES.name, positions)
+        return LogReader(settings.kafka, settings.samples_topic, positions)
 
     return Learner(
         settings,

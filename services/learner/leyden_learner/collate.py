@@ -1,11 +1,12 @@
 """Token rows to tensors. Only sampled tokens carry loss, so what belongs to them is flat, not padded.
 
-Shapes: ``b`` rows, ``t`` positions of the longest row, ``n`` sampled tokens of all rows, in row order.
+Rows are packed end to end in one sequence or padded to the longest, the same results from more work. Shapes:
+``b`` sequences (1, or the rows), ``t`` positions of a sequence, ``n`` sampled tokens of all rows in order.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -16,9 +17,13 @@ from leyden_schemas import TokenRow, TrainingSample
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """Rows of one forward pass, padded on the right, where causal attention never looks."""
+    """Rows of one forward pass: packed with their lengths, or padded on the right, where nothing ever looks.
+
+    ``row_n`` and ``position_n`` say where in ``token_ids_bt`` a sampled token lies.
+    """
 
     token_ids_bt: Tensor
+    positions_bt: Tensor
     row_n: Tensor
     position_n: Tensor
     sampler_logprobs_n: Tensor
@@ -26,6 +31,8 @@ class MicroBatch:
     weights_n: Tensor
     sequence_n: Tensor
     """Number of the completion that sampled the token, from 0."""
+    row_lengths: tuple[int, ...] | None = None
+    """Of packed rows, in order; None when they are padded."""
 
     @property
     def targets_n(self) -> Tensor:
@@ -34,7 +41,11 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return type(self)(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +72,33 @@ def _sampled(row: TokenRow) -> int:
     return sum(len(span.logprobs) for span in row.spans)
 
 
-def split(rows: Sequence[WeightedRow], token_budget: int) -> Iterator[list[WeightedRow]]:
-    """Rows, longest first, in portions whose padded size stays within the budget; a longer row goes alone."""
+def split(
+    rows: Sequence[WeightedRow], token_budget: int, *, packed: bool = True
+) -> Iterator[list[WeightedRow]]:
+    """Rows, longest first, in portions whose size, padding included, is within the budget.
+
+    A row that is longer goes alone.
+    """
     portion: list[WeightedRow] = []
+    size = 0
     for row in rows:
-        width = len(portion[0].row.token_ids) if portion else 0
-        if portion and width * (len(portion) + 1) > token_budget:
+        length = len(row.row.token_ids)
+        grown = size + length if packed else (len(portion) + 1) * len((portion or [row])[0].row.token_ids)
+        if portion and grown > token_budget:
             yield portion
-            portion = []
+            portion, grown = [], length
         portion.append(row)
+        size = grown
     if portion:
         yield portion
 
 
-def collate(rows: Sequence[WeightedRow]) -> MicroBatch:
+def collate(rows: Sequence[WeightedRow], *, packed: bool = True) -> MicroBatch:
     """Tensors of some rows. The padding id is 0; nothing is ever computed from it."""
-    width = max(len(item.row.token_ids) for item in rows)
-    token_ids_bt = torch.zeros((len(rows), width), dtype=torch.long)
+    lengths = [len(item.row.token_ids) for item in rows]
+    width = sum(lengths) if packed else max(lengths)
+    token_ids_bt = torch.zeros((1 if packed else len(rows), width), dtype=torch.long)
+    positions_bt = torch.zeros_like(token_ids_bt) if packed else torch.arange(width).expand(len(rows), width)
     row_n: list[int] = []
     position_n: list[int] = []
     sampler_n: list[float] = []
@@ -85,23 +106,30 @@ def collate(rows: Sequence[WeightedRow]) -> MicroBatch:
     weights_n: list[float] = []
     sequence_n: list[int] = []
     sequences = 0
-    for index, item in enumerate(rows):
-        token_ids_bt[index, : len(item.row.token_ids)] = torch.tensor(item.row.token_ids)
+    start = 0
+    for index, (item, length) in enumerate(zip(rows, lengths, strict=True)):
+        sequence = 0 if packed else index
+        token_ids_bt[sequence, start : start + length] = torch.tensor(item.row.token_ids)
+        if packed:
+            positions_bt[sequence, start : start + length] = torch.arange(length)
         for span in item.row.spans:
             count = len(span.logprobs)
-            row_n += [index] * count
-            position_n += range(span.start, span.stop)
+            row_n += [sequence] * count
+            position_n += range(start + span.start, start + span.stop)
             sampler_n += span.logprobs
             advantages_n += [span.advantage] * count
             weights_n += [item.weight] * count
             sequence_n += [sequences] * count
             sequences += 1
+        start += length if packed else 0
     return MicroBatch(
         token_ids_bt=token_ids_bt,
+        positions_bt=positions_bt,
         row_n=torch.tensor(row_n),
         position_n=torch.tensor(position_n),
         sampler_logprobs_n=torch.tensor(sampler_n, dtype=torch.float32),
         advantages_n=torch.tensor(advantages_n, dtype=torch.float32),
         weights_n=torch.tensor(weights_n, dtype=torch.float32),
         sequence_n=torch.tensor(sequence_n),
+        row_lengths=tuple(lengths) if packed else None,
     )

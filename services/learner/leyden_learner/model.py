@@ -1,6 +1,7 @@
 """Loading a policy, and the log-probabilities it gives to sampled tokens at temperature 1."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from leyden_learner.attention import register
 from leyden_learner.collate import MicroBatch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -34,43 +36,77 @@ def choose_device(wish: str) -> torch.device:
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wish == "auto" else wish)
 
 
-def load_model(folder: Path, device: torch.device) -> Any:
-    """The causal LM in a Hugging Face folder, in fp32, with dropout off. Raises ``UnsupportedModel``."""
+def load_model(folder: Path, device: torch.device, *, packing: bool = True) -> Any:
+    """The causal LM in a Hugging Face folder, in fp32, with dropout off, for packed rows or for padded ones.
+
+    Raises ``UnsupportedModel``.
+    """
     from transformers import AutoModelForCausalLM, GenerationConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            attn_implementation=register() if packing else None,
+        )
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"cannot load a causal LM from {folder}: {error}") from error
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
     ready: Any = model
     ready.to(device).eval()
-    _check_head(ready)
+    probe_bt = torch.arange(4, device=device)[None] % ready.config.get_text_config().vocab_size
+    try:
+        _check_head(ready, probe_bt)
+        if packing:
+            _check_packing(ready, probe_bt)
+    except ValueError as error:
+        raise UnsupportedModel(f"{type(model).__name__}: {error}") from error
     return ready
 
 
 @torch.no_grad()
-def _check_head(model: Any) -> None:
+def _check_head(model: Any, probe_bt: Tensor) -> None:
     """Scoring applies the head to the trunk itself; refuse models that do more than that in between."""
-    token_ids_bt = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
-    whole = model(input_ids=token_ids_bt, use_cache=False).logits
-    parts = model.get_output_embeddings()(_trunk(model, token_ids_bt))
-    if not torch.allclose(whole, parts, atol=PROBE_TOLERANCE, rtol=PROBE_TOLERANCE):
-        raise UnsupportedModel(
-            f"{type(model).__name__} scales or caps its logits after the head, which this learner does not do"
-        )
+    whole = model(input_ids=probe_bt, use_cache=False).logits
+    parts = model.get_output_embeddings()(_trunk(model, probe_bt))
+    if not _close(whole, parts):
+        raise UnsupportedModel("scales or caps its logits after the head, which this learner does not do")
 
 
-def _trunk(model: Any, token_ids_bt: Tensor) -> Tensor:
-    hidden_bth: Tensor = model.base_model(input_ids=token_ids_bt, use_cache=False).last_hidden_state
+@torch.no_grad()
+def _check_packing(model: Any, probe_bt: Tensor) -> None:
+    """Refuse models in which a row sees the one before it: other layers than attention carry state along."""
+    packed_bt, positions_bt = probe_bt.repeat(1, 2), torch.arange(4, device=probe_bt.device).repeat(1, 2)
+    packed = _trunk(model, packed_bt, positions_bt, (4, 4))
+    if not _close(packed, _trunk(model, probe_bt).repeat(1, 2, 1)):
+        raise UnsupportedModel("carries state from row to row; set LEYDEN_LEARNER_PACKING=false")
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=PROBE_TOLERANCE, rtol=PROBE_TOLERANCE)
+
+
+def _trunk(
+    model: Any,
+    token_ids_bt: Tensor,
+    positions_bt: Tensor | None = None,
+    row_lengths: Sequence[int] | None = None,
+) -> Tensor:
+    """The last hidden states. Attention takes ``row_lengths``; padded rows have none."""
+    packed = {"row_lengths": row_lengths} if row_lengths else {}
+    hidden_bth: Tensor = model.base_model(
+        input_ids=token_ids_bt, position_ids=positions_bt, use_cache=False, **packed
+    ).last_hidden_state
     return hidden_bth
 
 
 def token_logprobs(model: Any, batch: MicroBatch) -> TokenScores:
     """Score the sampled tokens of a batch. Logits exist only where a sampled token is predicted."""
-    hidden_nh = _trunk(model, batch.token_ids_bt)[batch.row_n, batch.position_n - 1]
+    hidden_bth = _trunk(model, batch.token_ids_bt, batch.positions_bt, batch.row_lengths)
+    hidden_nh = hidden_bth[batch.row_n, batch.position_n - 1]
     head: nn.Module = model.get_output_embeddings()
     targets_n = batch.targets_n
     part = max(1, HEAD_ELEMENTS // model.config.get_text_config().vocab_size)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -10,7 +10,10 @@ from pydantic_settings import SettingsConfigDict
 from leyden_learner.recipes import RECIPES, Recipe
 from leyden_learner.recipes.base import Aggregation, Loss
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
+from leyden_schemas import Topics
 from leyden_schemas.base import Name
+
+_ANY_STALENESS = 2**31
 
 
 class LearnerSettings(ServiceSettings):
@@ -24,6 +27,11 @@ class LearnerSettings(ServiceSettings):
 
     policy: Name = Field(description="The policy to train; its first version must be in the registry.")
     run: Name = Field(default="default", description="Only samples of this run are trained on.")
+    replay: Name | None = Field(
+        default=None,
+        description="Train on this replay instead of live traffic. Unless set, run and the one alias are "
+        "its name, and max_staleness is without bound.",
+    )
     tenant: Name = Field(default="default", description="Only samples of this tenant are trained on.")
     registry_url: str = Field(default="http://localhost:8002", description="Base URL of the registry.")
     registry_timeout_s: float = Field(default=30.0, gt=0, description="Of one request to the registry.")
@@ -63,6 +71,11 @@ class LearnerSettings(ServiceSettings):
     epochs: int = Field(default=1, ge=1, description="Passes over a batch, each with an optimizer step.")
     micro_batch_tokens: int = Field(
         default=16_384, ge=1, description="Tokens, padding included, of one forward and backward pass."
+    )
+
+    packing: bool = Field(
+        default=True,
+        description="Rows lie end to end in a pass instead of being padded: the same result, sooner.",
     )
 
     lr: float = Field(default=1e-6, gt=0, description="Peak learning rate.")
@@ -148,6 +161,22 @@ class LearnerSettings(ServiceSettings):
         base = RECIPES[self.objective]
         own = {field.name: getattr(self, field.name) for field in fields(base)}
         return replace(base, **{name: value for name, value in own.items() if value is not None})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_replay(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Old traffic, trained on aside: nothing that is served moves unless it is asked for."""
+        name = values.get("replay")
+        if not name:
+            return values
+        if values.get("run", name) != name:
+            raise ValueError(f"run {values['run']!r}: the samples of replay {name!r} are of run {name!r}")
+        return {"run": name, "aliases": [name], "max_staleness": _ANY_STALENESS, **values}
+
+    @property
+    def samples_topic(self) -> str:
+        """Where the samples lie that it trains on."""
+        return Topics.SAMPLES.name if self.replay is None else f"{Topics.SAMPLES.name}.{self.replay}"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

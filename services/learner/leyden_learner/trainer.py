@@ -135,7 +135,8 @@ class Trainer:
         started_s = time.perf_counter()
         settings = self._settings
         rows = weigh(samples, self._aggregation)
-        batches = [collate(part).to(self._device) for part in split(rows, settings.micro_batch_tokens)]
+        parts = split(rows, settings.micro_batch_tokens, packed=settings.packing)
+        batches = [collate(part, packed=settings.packing).to(self._device) for part in parts]
         references = [self._reference_logprobs(batch) for batch in batches]
         before = self._snapshot() if settings.epochs > 1 else None
         lr = self._set_lr()
@@ -266,9 +267,11 @@ def _load(settings: LearnerSettings, weights: Path, reference: Path) -> tuple[An
         torch.set_num_threads(settings.threads)
     device = choose_device(settings.device)
     frozen = (
-        load_model(reference, device).requires_grad_(requires_grad=False) if settings.kl_coefficient else None
+        load_model(reference, device, packing=settings.packing).requires_grad_(requires_grad=False)
+        if settings.kl_coefficient
+        else None
     )
-    return load_model(weights, device), frozen
+    return load_model(weights, device, packing=settings.packing), frozen
 
 
 def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float]:

@@ -10,13 +10,22 @@ from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.testing import make_row, make_sample, make_span
 
 
-def test_tensors_of_two_rows() -> None:
+@pytest.mark.parametrize("packed", [True, False])
+def test_tensors_of_two_rows(packed: bool) -> None:
     long = make_row([5, 6, 7, 8], make_span(1, [-0.1], 2.0), make_span(3, [-0.3], -1.0))
     short = make_row([9, 10], make_span(1, [-0.2], 0.5))
-    batch = collate(weigh([make_sample(0, short), make_sample(1, long)], rollout_mean))
-    assert batch.token_ids_bt.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
-    assert batch.row_n.tolist() == [0, 0, 1]
-    assert batch.position_n.tolist() == [1, 3, 1]
+    batch = collate(weigh([make_sample(0, short), make_sample(1, long)], rollout_mean), packed=packed)
+    if packed:
+        assert batch.token_ids_bt.tolist() == [[5, 6, 7, 8, 9, 10]]
+        assert batch.positions_bt.tolist() == [[0, 1, 2, 3, 0, 1]]
+        assert (batch.row_n.tolist(), batch.position_n.tolist()) == ([0, 0, 0], [1, 3, 5])
+        assert batch.row_lengths == (4, 2)
+    else:
+        assert batch.token_ids_bt.tolist() == [[5, 6, 7, 8], [9, 10, 0, 0]]
+        assert batch.positions_bt.tolist() == [[0, 1, 2, 3]] * 2
+        assert (batch.row_n.tolist(), batch.position_n.tolist()) == ([0, 0, 1], [1, 3, 1])
+        assert batch.row_lengths is None
+    assert batch.sequence_n.tolist() == [0, 1, 2]
     assert batch.targets_n.tolist() == [6, 8, 10]
     assert batch.sampler_logprobs_n.tolist() == pytest.approx([-0.1, -0.3, -0.2])
     assert batch.advantages_n.tolist() == [2.0, -1.0, 0.5]
@@ -46,15 +55,15 @@ def test_a_fragmented_rollout_keeps_its_share_of_the_step() -> None:
         assert batch.weights_n.sum().item() == pytest.approx(1.0)
 
 
-@given(st.lists(st.integers(2, 60), min_size=1, max_size=40), st.integers(1, 200))
-def test_portions_keep_the_budget_and_lose_nothing(lengths: list[int], budget: int) -> None:
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=40), st.integers(1, 200), st.booleans())
+def test_portions_keep_the_budget_and_lose_nothing(lengths: list[int], budget: int, packed: bool) -> None:
     samples = [
         make_sample(index, make_row([1] * length, make_span(1, [-1.0])))
         for index, length in enumerate(lengths)
     ]
     rows = weigh(samples, rollout_mean)
-    portions = list(split(rows, budget))
+    portions = list(split(rows, budget, packed=packed))
     assert [row for portion in portions for row in portion] == rows
     for portion in portions:
-        padded = len(portion) * max(len(item.row.token_ids) for item in portion)
-        assert padded <= budget or len(portion) == 1
+        size = collate(portion, packed=packed).token_ids_bt.numel()
+        assert size <= budget or len(portion) == 1

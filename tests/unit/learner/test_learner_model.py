@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from leyden_learner import model as subject
+from leyden_learner.attention import attend
 from leyden_learner.collate import MicroBatch, collate, weigh
 from leyden_learner.model import UnsupportedModel, load_model, token_logprobs
 from leyden_learner.objective.aggregation import rollout_mean
@@ -16,14 +17,20 @@ from leyden_schemas import TrainingSample
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["packed", "padded"])
+def packing(request: pytest.FixtureRequest) -> bool:
+    """Whether rows lie end to end or are padded."""
+    return bool(request.param)
+
+
 @pytest.fixture(scope="module")
-def model(model_folder: Path) -> Any:
-    return load_model(model_folder, CPU)
+def model(model_folder: Path, packing: bool) -> Any:
+    return load_model(model_folder, CPU, packing=packing)
 
 
 @pytest.fixture
-def batch(samples: list[TrainingSample]) -> MicroBatch:
-    return collate(weigh(samples, rollout_mean))
+def batch(samples: list[TrainingSample], packing: bool) -> MicroBatch:
+    return collate(weigh(samples, rollout_mean), packed=packing)
 
 
 @pytest.fixture
@@ -56,10 +63,13 @@ def test_batched_logprobs_equal_the_naive_ones(
     assert got == pytest.approx(expected, abs=1e-5)
 
 
-def test_entropy_is_that_of_the_next_token_distribution(model: Any, batch: MicroBatch) -> None:
+def test_entropy_is_that_of_the_next_token_distribution(
+    model: Any, samples: list[TrainingSample], batch: MicroBatch
+) -> None:
     entropies = token_logprobs(model, batch).entropies_n
+    padded = collate(weigh(samples, rollout_mean), packed=False)
     with torch.no_grad():
-        logits_bv = model(input_ids=batch.token_ids_bt).logits[batch.row_n, batch.position_n - 1]
+        logits_bv = model(input_ids=padded.token_ids_bt).logits[padded.row_n, padded.position_n - 1]
     expected = torch.distributions.Categorical(logits=logits_bv).entropy()  # type: ignore[no-untyped-call]
     assert entropies.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert not entropies.requires_grad
@@ -98,3 +108,47 @@ def test_a_model_that_does_more_than_a_linear_head_is_refused(tmp_path: Path) ->
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="cannot load"):
         load_model(tmp_path, CPU)
+
+
+@pytest.mark.parametrize("window", [None, 1, 3, 99])
+def test_packed_rows_see_themselves_alone(window: int | None) -> None:
+    """Against attention row by row, with the mask written out."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 9, 8, generator=generator) for heads in (4, 2, 2))
+    got, _ = attend(None, query, key, value, None, sliding_window=window, row_lengths=(5, 1, 3))
+    start = 0
+    for length in (5, 1, 3):
+        rows = slice(start, start + length)
+        scores = query[:, :, rows] @ key[:, :, rows].repeat_interleave(2, 1).transpose(2, 3) / 8**0.5
+        back = torch.arange(length)[:, None] - torch.arange(length)
+        scores.masked_fill_((back < 0) | (back >= (window or 99)), -torch.inf)
+        expected = scores.softmax(-1) @ value[:, :, rows].repeat_interleave(2, 1)
+        assert torch.allclose(got[:, rows], expected.transpose(1, 2), atol=1e-6)
+        start += length
+
+
+def test_attention_of_other_kinds_is_refused() -> None:
+    part = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ValueError, match="PACKING=false"):
+        attend(None, part, part, part, None, softcap=50.0)
+
+
+def test_a_model_that_carries_state_from_row_to_row_is_refused_packed_rows(tmp_path: Path) -> None:
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    config = Lfm2Config(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        full_attn_idxs=[1],
+        initializer_range=0.5,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    with pytest.raises(UnsupportedModel, match="from row to row; set LEYDEN_LEARNER_PACKING=false"):
+        load_model(tmp_path, CPU)
+    assert load_model(tmp_path, CPU, packing=False)

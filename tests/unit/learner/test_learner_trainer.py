@@ -78,6 +78,18 @@ def test_accumulating_over_micro_batches_equals_one_batch(
             assert metrics[name] == pytest.approx(results[0][0][name], abs=1e-5)
 
 
+def test_packed_rows_train_like_padded_ones(model_folder: Path) -> None:
+    results = []
+    for packing in (True, False):
+        trainer: Any = make_trainer(model_folder, packing=packing, micro_batch_tokens=40, kl_coefficient=0.1)
+        trainer._optimizer = torch.optim.SGD(trainer._model.parameters(), lr=0.1)
+        results.append((trained(trainer, SAMPLES), weights(trainer)))
+    assert equal(results[0][1], results[1][1], atol=1e-6)
+    for name in ("loss", "grad_norm", "kl_sampler", "entropy", "ratio_max", "clip_fraction"):
+        assert results[0][0][name] == pytest.approx(results[1][0][name], abs=1e-5)
+    assert results[0][0]["input_tokens"] < results[1][0]["input_tokens"]
+
+
 def test_a_fragmented_rollout_does_not_shrink_the_step(model_folder: Path) -> None:
     """The same tokens with the same contexts, in one row or in three, move the weights the same way."""
     ids = [3, 1, 4, 1, 5, 9, 2, 6]
