@@ -31,7 +31,7 @@ from leyden_platform.database import create_engine
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
 from leyden_platform.settings import DatabaseSettings, KafkaSettings, OpsSettings
-from leyden_schemas import Topics, TrainingSample, encode
+from leyden_schemas import Topic, Topics, TrainingSample, encode
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 
@@ -193,6 +193,27 @@ async def test_samples_become_versions(world: World) -> None:
     async with world.repository() as repository:
         rollouts = [world.sample(index).rollout_id for index in range(2 * BATCH)]
         assert await repository.trained_among(rollouts) == set(rollouts)
+
+
+async def test_a_learner_of_a_replay_trains_on_its_samples_alone_and_moves_nothing_that_is_served(
+    world: World,
+) -> None:
+    name = f"week-{uuid4().hex[:8]}"
+    topic = Topic(f"{Topics.SAMPLES.name}.{name}", partitions=1)
+    await ensure_topics(world.kafka, [topic])
+    live = [world.sample(index) for index in range(BATCH)]
+    again = [sample.model_copy(update={"run": name, "reward": 7.0}) for sample in live]
+    await world.publish(*live)
+    publisher = KafkaPublisher(world.kafka, "tests")
+    await publisher.start()
+    await publisher.publish(*again, topic=topic.name)
+    await publisher.stop()
+    await train(world, 1, replay=name)
+    (registered,) = world.registry.registered
+    assert (registered["run"], registered["aliases"]) == (name, [name])
+    assert registered["metrics"]["reward_mean"] == 7.0
+    async with world.repository() as repository:
+        assert await repository.trained_among([sample.rollout_id for sample in live]) == set()
 
 
 async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) -> None:

@@ -1,7 +1,8 @@
 """What a comparison needs of a trajectory or a sample, read without building the rest of it."""
 
+from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
@@ -59,7 +60,8 @@ class _Sample(BaseModel):
 _TRAJECTORY, _SAMPLE = TypeAdapter(_Trajectory), TypeAdapter(_Sample)
 
 
-class Scored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scored:
     """What a rollout was worth. ``final`` and ``air`` are None when it was excluded, for ``reason``."""
 
     group_id: UUID
@@ -73,7 +75,8 @@ class Scored(NamedTuple):
     by: str
 
 
-class Credited(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Credited:
     """What a rollout is to be trained with: ``advantage`` is the mean over its sampled tokens."""
 
     estimator: str

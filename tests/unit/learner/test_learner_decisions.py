@@ -121,3 +121,18 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_composing_a_learner_does_not_import_torch() -> None:
     code = "import sys, leyden_learner.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_a_learner_of_a_replay_stays_aside_unless_told_otherwise() -> None:
+    aside = LearnerSettings(policy="p", replay="week")
+    assert (aside.run, aside.aliases, aside.samples_topic) == ("week", ["week"], "leyden.samples.v1.week")
+    assert aside.max_staleness > 10**6
+    told = LearnerSettings(policy="p", replay="week", aliases=["serving"], max_staleness=9)
+    assert (told.aliases, told.max_staleness) == (["serving"], 9)
+    live = LearnerSettings(policy="p")
+    assert (live.run, live.samples_topic) == ("default", "leyden.samples.v1")
+
+
+def test_a_replays_samples_are_of_its_own_run() -> None:
+    with pytest.raises(ValidationError, match="are of run 'week'"):
+        LearnerSettings(policy="p", replay="week", run="default")

@@ -81,7 +81,7 @@ class BoundedReader:
         unseen = {place for place in partitions if begins[place] < ends[place]}
         for place in unseen:
             self._consumer.seek(place, ends[place] - 1)
-        with contextlib.suppress(TimeoutError):  # the last offset may be no record's
+        with contextlib.suppress(TimeoutError):  # the last offset may be that of no record
             async with asyncio.timeout(_LAST_RECORD_S):
                 while unseen:
                     unseen -= (await self._consumer.getmany(*unseen, timeout_ms=_POLL_MS)).keys()
