@@ -65,7 +65,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
 # What every service runs in. /app/user is for the user's agents and rewards, mounted or copied there.
 FROM ${BASE_IMAGE} AS runtime
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin leyden \
-    && install --directory --owner=leyden --group=leyden /app/user /var/lib/leyden /var/lib/leyden/checkpoints
+    && install --directory --owner=leyden --group=leyden /app/user /var/lib/leyden /var/lib/leyden/checkpoints /var/lib/leyden/spool
 COPY deploy/docker/healthcheck.py /app/healthcheck.py
 COPY --from=code /opt/leyden /opt/leyden
 ENV PATH=/opt/venv/bin:$PATH \

@@ -115,6 +115,29 @@ def test_services_wait_for_their_topics(compose: dict[str, Any], service: str) -
     assert ("postgres" in depends) is uses_database
 
 
+def test_the_gateway_has_a_spool_that_outlives_it(compose: dict[str, Any]) -> None:
+    """A volume of its own, writable, where the setting says."""
+    gateway = compose["services"]["gateway"]
+    (mount,) = gateway["volumes"]
+    assert (mount["type"], mount["source"]) == ("volume", "spool")
+    assert mount["target"] == gateway["environment"]["LEYDEN_GATEWAY_SPOOL_DIR"]
+    assert not mount.get("read_only")
+
+
+def test_the_examples_of_the_gateway_s_own_settings_are_accepted(
+    settings_types: dict[str, type[BaseSettings]], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With keys filled in."""
+    lines = (root / "deploy/compose/gateway.env").read_text().splitlines()
+    examples = dict(line.removeprefix("# ").split("=", 1) for line in lines if "=" in line)
+    assert len(examples) == 5
+    for name, value in examples.items():
+        monkeypatch.setenv(name, value.strip("'") or "a-key-of-somebody-s")
+    given = settings_types["gateway"].model_validate({"token": {"secret": "x" * 32}}).model_dump()
+    assert given["attribution"]["api_keys"]["shop"]["key_env"] == "SHOP_LEYDEN_KEY"
+    assert given["routing"]["externals"]["judge"]["model"] == "gpt-4.1"
+
+
 def test_only_the_learner_writes_checkpoints(compose: dict[str, Any]) -> None:
     """Those who read them see them under the same path, since artifacts are named by path."""
     mounts = {

@@ -20,6 +20,10 @@ SECRETS = {
     "LEYDEN_TOKEN_SECRET": "0123456789abcdef0123456789abcdef",
     "LEYDEN_KAFKA_SASL_USERNAME": "leyden",
     "LEYDEN_KAFKA_SASL_PASSWORD": "secret",
+    "LEYDEN_GATEWAY_ADMIN_TOKEN": "0123456789abcdef",
+    "GATEWAY_API_KEY_0": "batch-0123456789",
+    "GATEWAY_API_KEY_1": "shop-0123456789",
+    "GATEWAY_EXTERNAL_KEY_1": "judge-0123456789",
 }
 Resource = dict[str, Any]
 
@@ -238,6 +242,58 @@ def test_models_may_be_served_elsewhere(rendered: dict[str, list[Resource]]) -> 
     assert not [item for item in resources if item["kind"] == "PersistentVolumeClaim"]
 
 
+def test_the_gateway_s_keys_come_from_secrets(rendered: dict[str, list[Resource]]) -> None:
+    """Callers' and external servers': the settings only name the variables."""
+    given = environment(rendered["production"], "gateway")
+    assert json.loads(given["LEYDEN_GATEWAY_API_KEYS"]) == {
+        "batch": {"key_env": "GATEWAY_API_KEY_0", "tenant": "shop", "session": "key"},
+        "shop": {"key_env": "GATEWAY_API_KEY_1", "tenant": "shop", "run": "live", "policy": "support"},
+    }
+    assert json.loads(given["LEYDEN_GATEWAY_EXTERNALS"]) == {
+        "embedder": {"base_url": "http://embedder:8000/v1", "protocols": ["embeddings"]},
+        "judge": {
+            "base_url": "https://api.example.com/v1",
+            "model": "large",
+            "api_key_env": "GATEWAY_EXTERNAL_KEY_1",
+        },
+    }
+    (container,) = pods(rendered["production"])["gateway"]["containers"]
+    assert {
+        entry["name"]: tuple(entry["valueFrom"]["secretKeyRef"].values())
+        for entry in container["env"]
+        if "valueFrom" in entry and "GATEWAY" in entry["name"]
+    } == {
+        "GATEWAY_API_KEY_0": ("shop-keys", "batch"),
+        "GATEWAY_API_KEY_1": ("shop-keys", "agent"),
+        "GATEWAY_EXTERNAL_KEY_1": ("judge", "key"),
+        "LEYDEN_GATEWAY_ADMIN_TOKEN": ("leyden-admin", "token"),
+    }
+    assert not {
+        name for name in environment(rendered["minimal"], "gateway") if "KEY" in name or "ADMIN" in name
+    }
+
+
+def test_the_gateway_s_admin_port_is_nobody_else_s(rendered: dict[str, list[Resource]]) -> None:
+    """It listens on the pod's loopback, and neither a container's ports nor a Service name it."""
+    given = environment(rendered["production"], "gateway")
+    assert not {"LEYDEN_GATEWAY_ADMIN_HOST", "LEYDEN_GATEWAY_ADMIN_PORT"} & given.keys()
+    (container,) = pods(rendered["production"])["gateway"]["containers"]
+    assert {port["name"] for port in container["ports"]} == {"http", "ops"}
+    services = [item for item in rendered["production"] if item["kind"] == "Service"]
+    assert {port["targetPort"] for item in services for port in item["spec"]["ports"]} <= {"http", "ops"}
+
+
+def test_the_gateway_s_spool_is_a_volume_that_outlives_pods(rendered: dict[str, list[Resource]]) -> None:
+    """The setting, the mount and the claim belong together."""
+    pod = pods(rendered["production"])["gateway"]
+    folder = environment(rendered["production"], "gateway")["LEYDEN_GATEWAY_SPOOL_DIR"]
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"] == folder]
+    assert not mount.get("readOnly")
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mount["name"]]
+    assert volume["persistentVolumeClaim"] == {"claimName": "gateway-spool"}
+    assert "LEYDEN_GATEWAY_SPOOL_DIR" not in environment(rendered["minimal"], "gateway")
+
+
 def test_the_topics_exist_before_anything_that_reads_them(rendered: dict[str, list[Resource]]) -> None:
     """The hook runs first, so it must need nothing that the release itself brings."""
     job = find(rendered["production"], "Job", "-topics")
@@ -297,6 +353,8 @@ def test_only_the_gateway_reaches_inference(rendered: dict[str, list[Resource]])
         (["--set", "gatway.replicas=2"], "gatway"),
         (["--set", "runner.env.lower=1"], "lower"),
         (["--set", "kafka.bootstrap=kafka"], "pattern"),
+        (["--set", "gateway.apiKeys.shop.tenant=shop"], "existingSecret"),
+        (["--set", "gateway.externals.judge.model=large"], "base_url"),
     ],
 )
 def test_wrong_values_are_refused_by_name(

@@ -39,6 +39,11 @@ capabilities: {drop: [ALL]}
 - name: user-code
   configMap: {name: {{ $root.Values.catalogue.existingConfigMap }}}
 {{- end }}
+{{- if and (eq $name "gateway") $root.Values.gateway.spool.existingClaim }}
+- name: spool
+  persistentVolumeClaim:
+    claimName: {{ $root.Values.gateway.spool.existingClaim }}
+{{- end }}
 {{- with $values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -55,6 +60,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
 - {name: user-code, mountPath: /app/user, readOnly: true}
+{{- end }}
+{{- if and (eq $name "gateway") $root.Values.gateway.spool.existingClaim }}
+- {name: spool, mountPath: {{ $root.Values.gateway.spool.mountPath }}}
 {{- end }}
 {{- with $values.extraVolumeMounts }}
 {{ toYaml . }}

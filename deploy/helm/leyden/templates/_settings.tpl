@@ -50,6 +50,45 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
       key: {{ .Values.token.secretKey }}
 {{- end -}}
 
+{{/* Keys of callers and of external servers, each from a Secret: the settings name the variables that hold them. */}}
+{{- define "leyden.env.gateway" -}}
+{{- $grants := dict -}}{{- $externals := dict -}}
+{{- range $name := keys .apiKeys | sortAlpha }}
+{{- $key := index $.apiKeys $name }}
+{{- $variable := printf "GATEWAY_API_KEY_%d" (len $grants) }}
+{{- $_ := set $grants $name (merge (dict "key_env" $variable) (omit $key "existingSecret" "secretKey")) }}
+- name: {{ $variable }}
+  valueFrom: {secretKeyRef: {name: {{ $key.existingSecret }}, key: {{ $key.secretKey }}}}
+{{- end }}
+{{- range $name := keys .externals | sortAlpha }}
+{{- $server := index $.externals $name }}
+{{- $plain := omit $server "existingSecret" "secretKey" }}
+{{- if $server.existingSecret }}
+{{- $variable := printf "GATEWAY_EXTERNAL_KEY_%d" (len $externals) }}
+{{- $plain = merge (dict "api_key_env" $variable) $plain }}
+- name: {{ $variable }}
+  valueFrom: {secretKeyRef: {name: {{ $server.existingSecret }}, key: {{ $server.secretKey }}}}
+{{- end }}
+{{- $_ := set $externals $name $plain }}
+{{- end }}
+{{- if $grants }}
+- name: LEYDEN_GATEWAY_API_KEYS
+  value: {{ $grants | toJson | quote }}
+{{- end }}
+{{- if $externals }}
+- name: LEYDEN_GATEWAY_EXTERNALS
+  value: {{ $externals | toJson | quote }}
+{{- end }}
+{{- with .admin.existingSecret }}
+- name: LEYDEN_GATEWAY_ADMIN_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.admin.secretKey }}}}
+{{- end }}
+{{- if .spool.existingClaim }}
+- name: LEYDEN_GATEWAY_SPOOL_DIR
+  value: {{ .spool.mountPath | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* What one component needs beside the ConfigMap, as entries of `env`. Takes (list $ component). */}}
 {{- define "leyden.env" -}}
 {{- $root := index . 0 -}}{{- $name := index . 1 -}}
@@ -63,6 +102,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- if eq $name "gateway" }}
 - name: LEYDEN_GATEWAY_REPLICAS
   value: {{ include "leyden.upstreams" $root | quote }}
+{{ include "leyden.env.gateway" $root.Values.gateway | trim }}
 {{- else if eq $name "runner" }}
 - name: LEYDEN_RUNNER_GATEWAY_URL
   value: http://{{ include "leyden.fullname" $root }}-gateway:{{ $root.Values.gateway.service.port }}
