@@ -3,6 +3,7 @@
 A plain ASGI application: it must see the caller hang up, and a framework's routing costs as much as ours.
 """
 
+from contextlib import suppress
 from time import perf_counter
 
 import structlog
@@ -12,12 +13,22 @@ from leyden_gateway import metrics
 from leyden_gateway.attribution.paths import parse_path
 from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.control.admission import Admission
-from leyden_gateway.errors import ApiError, MethodNotAllowed, NoSuchRoute
+from leyden_gateway.errors import (
+    ApiError,
+    InvalidRolloutToken,
+    MethodNotAllowed,
+    MissingToken,
+    NoSuchRoute,
+    WrongRollout,
+)
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.dialects import CHAT, ROUTES, Dialect
 from leyden_gateway.exchange.exchange import Exchange, Tools
 from leyden_gateway.exchange.fields import encode
+from leyden_gateway.feedback.desk import ROUTE as FEEDBACK
+from leyden_gateway.feedback.desk import Desk
 from leyden_gateway.recording.record import Call
+from leyden_gateway.recording.refusals import Refusals, nobody
 from leyden_gateway.routing.catalogue import Catalogue
 from leyden_gateway.tracing import trace_context, traced
 from leyden_platform.clock import Clock
@@ -28,7 +39,7 @@ log = structlog.get_logger(__name__)
 
 MODELS = "/v1/models"
 SERVED = (
-    f"{', '.join([*ROUTES, MODELS])}, and all of them behind /rollouts/{{id}}/attempts/{{n}} or "
+    f"{', '.join([*ROUTES, MODELS, FEEDBACK])}, and all of them behind /rollouts/{{id}}/attempts/{{n}} or "
     "/sessions/{id}, either followed by /agents/{name}"
 )
 JSON = {"content-type": "application/json"}
@@ -37,8 +48,17 @@ JSON = {"content-type": "application/json"}
 class Front:
     """Every route, under every prefix that names a rollout, a session or an agent."""
 
-    def __init__(self, tools: Tools, admission: Admission, catalogue: Catalogue, clock: Clock) -> None:
-        self._tools, self._admission, self._catalogue, self._clock = tools, admission, catalogue, clock
+    def __init__(
+        self,
+        tools: Tools,
+        admission: Admission,
+        refusals: Refusals,
+        catalogue: Catalogue,
+        desk: Desk,
+        clock: Clock,
+    ) -> None:
+        self._tools, self._admission, self._refusals = tools, admission, refusals
+        self._catalogue, self._desk, self._clock = catalogue, desk, clock
         self._settings = tools.settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,18 +85,27 @@ class Front:
     async def _answer(self, method: str, path: str, caller: Caller, started: float) -> None:
         named, route = parse_path(path)
         dialect = ROUTES.get(route)
-        if dialect is None and route != MODELS:
+        if route == FEEDBACK and method == "POST":
+            answer = await self._desk.take(named, caller, within_s=self._settings.body_timeout_s)
+            await caller.reply(200, JSON, encode(answer))
+            return
+        if dialect is None and route not in (MODELS, FEEDBACK):
             raise NoSuchRoute(f"{method} {path[:200]}: not served here; the gateway serves {SERVED}")
-        if method != ("GET" if dialect is None else "POST"):
+        if method != ("GET" if route == MODELS else "POST"):
             raise MethodNotAllowed(f"{method} {path[:200]}: this path takes another method")
-        whose = self._tools.gatekeeper.attribute(named, caller.headers)
+        try:
+            whose = self._tools.gatekeeper.attribute(named, caller.headers)
+        except (MissingToken, InvalidRolloutToken, WrongRollout) as error:
+            if dialect is not None:
+                await self._record_refusal(self._call(dialect, nobody(), caller, started), error)
+            raise
         if dialect is None:
             models = {"object": "list", "data": self._catalogue.models(whose)}
             await caller.reply(200, JSON, encode(models))
         else:
-            await self._complete(dialect, whose, caller, started)
+            await self._complete(dialect, self._call(dialect, whose, caller, started), caller)
 
-    async def _complete(self, dialect: Dialect, whose: Attribution, caller: Caller, started: float) -> None:
+    def _call(self, dialect: Dialect, whose: Attribution, caller: Caller, started: float) -> Call:
         call = Call(
             new_id(),
             whose,
@@ -88,6 +117,17 @@ class Front:
             client=(caller.header(b"user-agent") or "")[:200],
         )
         call.trace = trace_context(caller, whose)
+        return call
+
+    async def _record_refusal(self, call: Call, error: ApiError) -> None:
+        """The caller hears of its key, whether or not that could be recorded."""
+        if not self._refusals.take():
+            return
+        with suppress(ApiError):
+            await self._refusals.record(call, error)
+            error.completion_id = call.completion_id
+
+    async def _complete(self, dialect: Dialect, call: Call, caller: Caller) -> None:
         self._admission.admit(call)
         exchange, status = Exchange(self._tools, dialect, caller, call), 499
         try:
@@ -95,8 +135,9 @@ class Front:
             status = ending.http_status
         finally:
             self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
+        self._desk.answered(call)
         metrics.answered(call.protocol, streamed=call.streamed, status=status)
-        metrics.request_seconds(call.streamed).observe(perf_counter() - started)
+        metrics.request_seconds(call.streamed).observe(perf_counter() - call.started)
 
 
 async def _refuse(caller: Caller, dialect: Dialect, error: ApiError) -> None:

@@ -12,9 +12,12 @@ from leyden_gateway.control.limits import TenantLimiter
 from leyden_gateway.control.pause import Pause
 from leyden_gateway.control.views import Controls, PolicyView, SpoolView
 from leyden_gateway.exchange.exchange import Tools
+from leyden_gateway.feedback.completions import Completions, RecentCompletions
+from leyden_gateway.feedback.desk import Desk
 from leyden_gateway.recording.delta import Conversations
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.recording.redaction import Redaction
+from leyden_gateway.recording.refusals import Refusals
 from leyden_gateway.recording.retries import Retries
 from leyden_gateway.recording.spool import Spool
 from leyden_gateway.routing.catalogue import Catalogue
@@ -47,7 +50,8 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
         memory_bytes=recording.delta_memory_bytes, horizon_s=recording.delta_horizon_s
     )
     spool = await Spool.open(recording, publisher)
-    recorder = Recorder(publisher, conversations, Redaction.of(settings.redaction), spool)
+    redaction = Redaction.of(settings.redaction)
+    recorder = Recorder(publisher, conversations, redaction, spool)
     limiter, calls, pause = TenantLimiter(settings.control.tenant_limits), Calls(), Pause()
     budget = CompletionBudget(settings.budget_entries)
     gatekeeper = Gatekeeper(
@@ -59,7 +63,25 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     drain_timeout_s = settings.drain_timeout_s / 2
     tools = Tools(settings, gatekeeper, externals, dispatcher, recorder, Retries(), pause)
     admission = Admission(limiter, budget, calls, max_in_flight=settings.max_in_flight)
-    front = Front(tools, admission, Catalogue(models, replicas, externals), SystemClock())
+    refusals = Refusals(recorder, recording.refusals_per_s)
+    completions = Completions(
+        settings.kafka,
+        RecentCompletions(settings.feedback.feedback_remember),
+        longest_s=settings.request_timeout_s + settings.record_timeout_s,
+        timeout_s=settings.feedback.feedback_lookup_timeout_s,
+    )
+    desk = Desk(
+        gatekeeper,
+        completions,
+        limiter,
+        redaction,
+        publisher,
+        spool,
+        SystemClock(),
+        max_items=settings.feedback.feedback_max_items,
+    )
+    catalogue = Catalogue(models, replicas, externals)
+    front = Front(tools, admission, refusals, catalogue, desk, SystemClock())
     controls = Controls(replicas, PolicyView(models), SpoolView(spool), calls, limiter, pause)
     admin = admin_server(settings.control, controls, drain_timeout_s=drain_timeout_s)
     server = HttpServer(

@@ -15,6 +15,8 @@ from leyden_gateway.attribution.gatekeeper import Gatekeeper
 from leyden_gateway.control.pause import Pause
 from leyden_gateway.control.sizes import check_messages
 from leyden_gateway.errors import (
+    COMPLETION_ID,
+    ROLLOUT_ID,
     ApiError,
     BodyTimedOut,
     GatewayStopping,
@@ -258,7 +260,10 @@ class Exchange:
         return self._translator.failed({"code": outcome.ending.reason, **error})
 
     def _own_headers(self) -> dict[str, str]:
-        headers = {"x-leyden-completion-id": str(self.call.completion_id)}
+        headers = {
+            COMPLETION_ID: str(self.call.completion_id),
+            ROLLOUT_ID: str(self.call.attribution.rollout_id),
+        }
         if self.call.choice:
             headers["x-leyden-model"] = self.call.choice.model
         if self._forced:
