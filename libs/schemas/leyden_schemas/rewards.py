@@ -129,6 +129,21 @@ class Ruler(RewardParams):
     )
 
 
+class Feedback(RewardParams):
+    """Of ``feedback``."""
+
+    scales: dict[str, dict[float, float]] | None = Field(
+        default=None,
+        description="Signal to points of value and reward; unless given, LEYDEN_REWARD_FEEDBACK_SCALES.",
+    )
+
+    @model_validator(mode="after")
+    def _have_points(self) -> "Feedback":
+        if self.scales is not None and not all(self.scales.values()):
+            raise ValueError("a scale has at least one point, as in {\"thumb\": {\"-1\": 0, \"1\": 1}}")
+        return self
+
+
 class Part(RewardSpec):
     """A reward within ``weighted``; its terms are called ``label``, which is its name unless given."""
 
@@ -184,6 +199,7 @@ LIBRARY: Mapping[str, type[RewardParams]] = {
     "python_tests": PythonTests,
     "judge": Judge,
     "ruler": Ruler,
+    "feedback": Feedback,
     "weighted": Weighted,
     "gated": Gated,
     "clipped": Clipped,

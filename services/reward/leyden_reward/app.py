@@ -1,6 +1,7 @@
 """The composition root of the reward service."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from leyden_platform.clock import Clock, SystemClock
 from leyden_platform.messaging import ConsumerGroup, KafkaPublisher, Partition, ProcessorFactory, Publisher
@@ -8,6 +9,7 @@ from leyden_platform.service import Component
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
+from leyden_reward.history import History, KafkaHistory, Past
 from leyden_reward.rewards.grading import Grader, Workers
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.scoring import Scoring
@@ -46,19 +48,38 @@ def reward_workers(settings: RewardSettings) -> RewardWorkers:
 
 
 def processors(
-    settings: RewardSettings, workers: Workers, publisher: Publisher, clock: Clock
+    settings: RewardSettings,
+    workers: Workers,
+    publisher: Publisher,
+    clock: Clock,
+    history: History | None = None,
 ) -> ProcessorFactory:
-    """What gives every assigned partition its own assembly; scoring is shared."""
+    """What gives every assigned partition its own assembly; scoring is shared.
+
+    ``history`` is where the log's past is read, by default the log of ``settings``.
+    """
     grader = Grader(workers, databases=settings.databases, max_reward=settings.max_reward)
     shaping = Shaping(cap=settings.air_cap, weights=settings.air_weights)
-    scoring = Scoring(grader, shaping, failed_reward=settings.failed_reward)
+    sessions = settings.sessions
+    scoring = Scoring(grader, shaping, failed_reward=settings.failed_reward, scales=sessions.feedback_scales)
+    assembly = partial(
+        Assembly,
+        grace_s=settings.grace_s,
+        remember=settings.remember,
+        signal_weights=settings.signal_weights,
+        sessions=sessions.rules(),
+        horizon_s=sessions.feedback_horizon_s,
+    )
 
-    def processor(_partition: Partition) -> RewardProcessor:
-        assembly = Assembly(
-            grace_s=settings.grace_s, remember=settings.remember, signal_weights=settings.signal_weights
-        )
+    def processor(partition: Partition) -> RewardProcessor:
         return RewardProcessor(
-            assembly=assembly,
+            assembly=assembly(),
+            past=Past(
+                history or KafkaHistory(settings.kafka),
+                partition,
+                partial(assembly, keep=True),
+                timeout_s=sessions.history_timeout_s,
+            ),
             scoring=scoring,
             publisher=publisher,
             clock=clock,

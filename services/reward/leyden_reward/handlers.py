@@ -6,6 +6,8 @@ replays it from its start and gives the same trajectory again.
 
 import asyncio
 from collections.abc import Mapping
+from datetime import timedelta
+from typing import NamedTuple
 
 import structlog
 
@@ -15,13 +17,23 @@ from leyden_platform.messaging.logclock import LogClock
 from leyden_platform.telemetry import span
 from leyden_reward import metrics
 from leyden_reward.air.rules import RULES
-from leyden_reward.assembly import Assembly, Closed, Decision, Dropped, Kept, KeptInPart, Opened
+from leyden_reward.assembly import Assembly
+from leyden_reward.decisions import Closed, Decision, Drop, Dropped, Kept, KeptInPart, Opened, Revisit
+from leyden_reward.history import Past
+from leyden_reward.revisits import Revisits
 from leyden_reward.scoring import Scoring, excluded
-from leyden_schemas import Trajectory
+from leyden_schemas import EventMessage, Trajectory
 
 log = structlog.get_logger(__name__)
 _RULE_NAMES = frozenset(rule.name for rule in RULES)
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
+
+
+class _Place(NamedTuple):
+    """Where on its partition a record lies."""
+
+    offset: int
+    timestamp_ms: int
 
 
 class RewardProcessor:
@@ -34,6 +46,7 @@ class RewardProcessor:
         scoring: Scoring,
         publisher: Publisher,
         clock: Clock,
+        past: Past | None = None,
         max_pending: int = 1_000,
     ) -> None:
         self._assembly, self._scoring, self._publisher = assembly, scoring, publisher
@@ -42,19 +55,46 @@ class RewardProcessor:
         self._tracker = OffsetTracker()
         self._pending: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._unknown_past, self._first = past, _Place(-1, 0)
+        self._revisits = Revisits(past, self._revisited) if past else None
 
     async def handle(self, record: Record) -> None:
         """Take in one event; return once scoring, if it closed a rollout, is under way."""
         event = record.message()
+        now = self._time.read(record.timestamp_ms)
+        await self._look_back(event, record)
         metrics.EVENTS.labels(event.type).inc()
-        for decision in self._assembly.take(event, record.offset, self._time.read(record.timestamp_ms)):
+        for decision in self._assembly.take(event, record.offset, now):
             self._carry_out(decision, record.headers)
         await self._room()
 
+    async def _look_back(self, event: EventMessage, record: Record) -> None:
+        """Before the first event that would begin a session, find out what sessions go on from before.
+
+        Only as long as one can: later a session that is not known has begun after this member did. Raises
+        ``Unavailable``.
+        """
+        if self._first.offset < 0:
+            self._first = _Place(record.offset, record.timestamp_ms)
+        if self._unknown_past is None or not self._assembly.may_go_on(event):
+            return
+        past, self._unknown_past = self._unknown_past, None
+        reach = self._assembly.rules.reach
+        passed = timedelta(milliseconds=record.timestamp_ms - self._first.timestamp_ms)
+        if self._first.offset == 0 or passed > reach:
+            return
+        try:
+            self._assembly.remember(await past.before(*self._first, reach=reach))
+        except TimeoutError:
+            metrics.PAST_UNKNOWN.inc()
+            log.error("past_not_read", offset=self._first.offset, timeout_s=past.timeout_s)
+        except Unavailable:
+            self._unknown_past = past
+            raise
+
     async def tick(self) -> None:
         """Close what is past its deadline. Raises what broke a scoring in the background."""
-        if self._failure:
-            raise self._failure
+        self._raise_failure()
         for closed in self._assembly.overdue(self._time.now()):
             self._carry_out(closed, {})
 
@@ -64,18 +104,25 @@ class RewardProcessor:
 
     async def drain(self) -> None:
         """Publish what is being scored; open rollouts stay in the log."""
-        while self._pending:
-            await asyncio.wait(self._pending)
-        if self._failure:
-            raise self._failure
+        while under_way := self._under_way():
+            await asyncio.wait(under_way)
+        self._raise_failure()
 
     async def close(self) -> None:
         """Forget everything; it will be rebuilt from the log elsewhere."""
         metrics.OPEN.dec(len(self._assembly))
-        pending = list(self._pending)
+        pending = self._under_way()
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+    def _raise_failure(self) -> None:
+        if failure := self._failure or (self._revisits and self._revisits.failure):
+            raise failure
+
+    def _under_way(self) -> "list[asyncio.Task[None]]":
+        reading = self._revisits.reading if self._revisits else None
+        return [*self._pending, reading] if reading else list(self._pending)
 
     def _carry_out(self, decision: Decision, headers: Mapping[str, str]) -> None:
         match decision:
@@ -87,10 +134,28 @@ class RewardProcessor:
             case Closed():
                 metrics.OPEN.dec()
                 self._begin(decision, headers)
+            case Revisit():
+                self._revisit(decision)
             case KeptInPart():
                 metrics.BASES_UNKNOWN.inc()
             case Kept():
                 pass
+
+    def _revisit(self, visit: Revisit) -> None:
+        if self._revisits is None:
+            metrics.EVENTS_DROPPED.labels(Drop.LATE).inc()
+            return
+        self._tracker.begin(visit.offset)
+        self._revisits.ask(visit)
+
+    def _revisited(self, offset: int, decision: Closed | Dropped) -> None:
+        """Publish a revision, or let go of feedback that makes none."""
+        match decision:
+            case Closed():
+                self._begin(decision, {})
+            case Dropped(reason):
+                metrics.EVENTS_DROPPED.labels(reason).inc()
+                self._tracker.done(offset)
 
     def _begin(self, closed: Closed, headers: Mapping[str, str]) -> None:
         metrics.PENDING.inc()
@@ -105,8 +170,8 @@ class RewardProcessor:
             self._failure = task.exception()
 
     async def _room(self) -> None:
-        while len(self._pending) > self._max_pending:
-            await asyncio.wait(self._pending, return_when=asyncio.FIRST_COMPLETED)
+        while len(self._pending) + len(self._revisits or ()) > self._max_pending:
+            await asyncio.wait(self._under_way(), return_when=asyncio.FIRST_COMPLETED)
 
     async def _score_and_publish(self, closed: Closed, headers: Mapping[str, str]) -> None:
         with span("reward.score", headers, **{"leyden.rollout_id": str(closed.trajectory.rollout_id)}):
@@ -147,6 +212,8 @@ class RewardProcessor:
 
 def _measure(trajectory: Trajectory) -> None:
     split = trajectory.task.split.value
+    if trajectory.revision:
+        metrics.REVISIONS.labels(trajectory.status.value).inc()
     metrics.TRAJECTORIES.labels(split, trajectory.status.value).inc()
     if trajectory.excluded_reason:
         metrics.EXCLUDED.labels(trajectory.excluded_reason).inc()

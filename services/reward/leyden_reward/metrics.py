@@ -8,6 +8,18 @@ BASES_UNKNOWN = Counter(
     "leyden_reward_bases_unknown_total",
     "Completions kept without their prompt, because the completion it leans on is not known.",
 )
+REVISIONS = Counter(
+    "leyden_reward_revisions_total", "Trajectories published again because feedback came late.", ["status"]
+)
+PAST_UNKNOWN = Counter(
+    "leyden_reward_past_unknown_total",
+    "Starts at which the log before could not be read in time: sessions may have been published twice.",
+)
+REVISIT_SECONDS = Histogram(
+    "leyden_reward_revisit_seconds",
+    "Reading the log again for late feedback.",
+    buckets=(0.1, 0.5, 1, 5, 10, 30, 60, 120, 300),
+)
 TRAJECTORIES = Counter("leyden_reward_trajectories_total", "Trajectories published.", ["split", "status"])
 EXCLUDED = Counter("leyden_reward_excluded_total", "Trajectories published without a score.", ["reason"])
 FINAL = Histogram(
@@ -31,3 +43,10 @@ WORKERS_LOST = Counter(
     "Worker processes that user code ended or that were killed.",
     ["reason"],
 )
+JUDGE_CALLS = Counter("leyden_reward_judge_calls_total", "Calls of the judge, repeated ones included.")
+JUDGE_CACHED = Counter("leyden_reward_judge_cached_total", "Verdicts that were known already.")
+JUDGE_FAILED = Counter("leyden_reward_judge_failed_total", "Questions without a verdict.", ["reason"])
+JUDGE_TOKENS = Counter(
+    "leyden_reward_judge_tokens_total", "Tokens of the judge's calls, as the server counts."
+)
+JUDGE_SECONDS = Histogram("leyden_reward_judge_seconds", "Duration of calls of the judge.")

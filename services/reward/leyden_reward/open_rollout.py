@@ -12,7 +12,9 @@ from leyden_schemas import (
     EventMessage,
     JsonObject,
     RewardTerm,
+    RolloutFinished,
     RolloutStarted,
+    SignalRecorded,
     Step,
     UnknownBase,
     expand,
@@ -31,6 +33,7 @@ class OpenRollout:
     def __init__(self, start: RolloutStarted) -> None:
         self.start = start
         self._seen = {start.event_id}
+        self._said: dict[UUID, SignalRecorded] = {}
         self._steps: dict[UUID, Step] = {}
         self._signals: list[RewardTerm] = []
 
@@ -40,8 +43,28 @@ class OpenRollout:
         if isinstance(event, CompletionRecorded):
             ids.add(event.completion_id)
         new = self._seen.isdisjoint(ids)
+        if new and isinstance(event, SignalRecorded):
+            self._said[event.event_id] = event
         self._seen |= ids
         return new
+
+    def contradicts(self, event: EventMessage) -> bool:
+        """Whether an event that is not new says something else than what was seen under its ids."""
+        match event:
+            case CompletionRecorded():
+                step = self._steps.get(event.completion_id)
+                return step is None or _answer(step) != _answer(event)
+            case SignalRecorded():
+                first = self._said.get(event.event_id)
+                return first is None or _meaning(first) != _meaning(event)
+            case RolloutStarted():
+                return event.event_id == self.start.event_id and event.task != self.start.task
+            case RolloutFinished():
+                return False
+
+    def has(self, completion_id: UUID) -> bool:
+        """Whether there is such a step."""
+        return completion_id in self._steps
 
     def restart(self) -> int:
         """Drop the steps and signals, because another attempt begins; return how many they were."""
@@ -81,6 +104,15 @@ class OpenRollout:
         """A step of this attempt, unless its own prompt is not known."""
         step = self._steps.get(completion_id)
         return None if step is None or step.untrainable == BASE_UNKNOWN else step
+
+
+def _answer(step: Step | CompletionRecorded) -> tuple[object, ...]:
+    """What was sampled, by whom; prompts are left out because one of them may be stored in part."""
+    return step.policy, step.version, step.token_ids, step.logprobs, step.response
+
+
+def _meaning(signal: SignalRecorded) -> tuple[object, ...]:
+    return signal.name, signal.value, signal.text, signal.completion_id
 
 
 def _step(event: CompletionRecorded) -> Step:

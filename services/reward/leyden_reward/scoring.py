@@ -1,10 +1,13 @@
 """What a closed trajectory is worth: its final reward and intermediate terms, or why that cannot be told."""
 
+from collections.abc import Mapping
+
 import structlog
 
 from leyden_reward import metrics
 from leyden_reward.air.shaping import Shaping
-from leyden_reward.assembly import Closed
+from leyden_reward.decisions import Closed
+from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
 from leyden_reward.rewards.grading import Grader
 from leyden_reward.rewards.verdict import Graded, Refused, Verdict
 from leyden_schemas import Outcome, RewardTerm, Trajectory, TrajectoryStatus
@@ -15,25 +18,35 @@ log = structlog.get_logger(__name__)
 class Scoring:
     """Turns closed rollouts into scored, or excluded, trajectories."""
 
-    def __init__(self, grader: Grader, shaping: Shaping, *, failed_reward: float = 0.0) -> None:
+    def __init__(
+        self,
+        grader: Grader,
+        shaping: Shaping,
+        *,
+        failed_reward: float = 0.0,
+        scales: Mapping[str, Scale] = SCALES,
+    ) -> None:
         self._grader, self._shaping, self._failed_reward = grader, shaping, failed_reward
+        self._scales = scales
 
     async def score(self, closed: Closed) -> Trajectory:
         """The trajectory with every reward term. An excluded one stays as it is."""
         trajectory = closed.trajectory
         if trajectory.status is TrajectoryStatus.EXCLUDED:
             return trajectory
-        match await self._final(trajectory):
+        match await self._final(closed):
             case Graded(terms, by):
                 return self._scored(trajectory, (*terms, *closed.signals), by)
             case Refused(reason, text):
                 return excluded(trajectory, reason, text)
 
-    async def _final(self, trajectory: Trajectory) -> Verdict:
+    async def _final(self, closed: Closed) -> Verdict:
         """The agent's own failure is worth ``failed_reward``; an answer is judged by the task's function."""
+        trajectory = closed.trajectory
         if trajectory.outcome is not Outcome.SUCCEEDED:
             return Graded((RewardTerm(name="outcome", value=self._failed_reward),), "outcome")
-        return await self._grader.grade(trajectory)
+        feedback = FeedbackReward(closed.signals, self._scales)
+        return await self._grader.grade(trajectory, {REWARD: feedback})
 
     def _scored(self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str) -> Trajectory:
         shaped = self._shaping.shape(trajectory.steps)

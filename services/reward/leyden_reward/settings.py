@@ -7,6 +7,9 @@ from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import CatalogueSettings, ServiceSettings
 from leyden_reward.air.rules import RULES
+from leyden_reward.rewards.judging.settings import JudgeSettings
+from leyden_reward.rewards.sandbox.settings import SandboxSettings
+from leyden_reward.session_settings import SessionSettings
 
 
 class RewardSettings(ServiceSettings):
@@ -17,6 +20,9 @@ class RewardSettings(ServiceSettings):
     )
 
     catalogue: CatalogueSettings = Field(default_factory=CatalogueSettings)
+    judge: JudgeSettings = Field(default_factory=JudgeSettings)
+    sandbox: SandboxSettings = Field(default_factory=SandboxSettings)
+    sessions: SessionSettings = Field(default_factory=SessionSettings)
     group: str = Field(default="leyden-reward", min_length=1, description="Consumer group.")
     grace_s: float = Field(
         default=60.0,
@@ -46,6 +52,11 @@ class RewardSettings(ServiceSettings):
     )
     max_pending: int = Field(
         default=1_000, ge=1, description="Closed rollouts being scored per partition before reading pauses."
+    )
+    ranking_deadline_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="A group is ranked this long after its first rollout, complete or not.",
     )
     max_reward: float = Field(
         default=1e6, gt=0, description="A final reward of larger magnitude excludes the rollout."

@@ -108,7 +108,8 @@ def test_equal_calls_are_not_duplicates() -> None:
 
 def test_events_without_a_start_are_dropped() -> None:
     rollout = Rollout()
-    decisions = take(Assembly(), rollout.completion(), rollout.signal(), rollout.finished())
+    signal = rollout.signal(name="latency")
+    decisions = take(Assembly(), rollout.completion(), signal, rollout.finished())
     assert decisions == [Dropped(Drop.UNKNOWN_ROLLOUT)] * 3
 
 

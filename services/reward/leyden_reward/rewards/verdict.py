@@ -27,6 +27,7 @@ class Reason(StrEnum):
     JUDGE_UNAVAILABLE = "judge_unavailable"
     JUDGE_BUDGET = "judge_budget"
     JUDGE_MALFORMED = "judge_malformed"
+    NO_FEEDBACK = "no_feedback"
 
 
 @dataclass(frozen=True, slots=True)
