@@ -100,9 +100,9 @@ class Collector:
         self._results.append(Result(_cause.get(), topic, key, value))
 
     def take(self) -> list[Result]:
-        """Everything kept, in order of cause; what has one cause is in an order of its own."""
+        """Everything kept so far, as it came."""
         taken, self._results = self._results, []
-        return sorted(taken, key=lambda result: (result.cause.order, result.key, result.value))
+        return taken
 
 
 @dataclass(slots=True)
@@ -216,7 +216,7 @@ class Pipeline:
         """Wait for everything that is being scored, and credit it."""
         for processor in self._rewards.values():
             await processor.drain()
-        for result in self._scored.take():
+        for result in sorted(self._scored.take(), key=_place):
             if result.topic.startswith(Topics.TRAJECTORIES.name):
                 await self._give_credit(result)
         self._credit_time.reach(self._time.now())
@@ -241,3 +241,8 @@ class Pipeline:
         if partition not in self._rewards:
             self._rewards[partition] = self._reward_factory(partition)
         return self._rewards[partition]
+
+
+def _place(result: Result) -> tuple[int, bytes, bytes]:
+    """By cause; what has one cause, because a deadline passed for several, is in an order of its own."""
+    return result.cause.order, result.key, result.value
