@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue
 
 from leyden_credit.estimators import Choice
 from leyden_credit.settings import CreditSettings
-from leyden_platform.settings import CatalogueSettings
+from leyden_platform.settings import ServiceSettings
 from leyden_replay.roster import RewardChange
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import RewardSpec
@@ -32,6 +32,9 @@ _NO_DEFINITION = {
     "remember",
 }
 """Settings that change how the services run, and not what they find."""
+
+
+SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
 
 
 class UnknownReward(ValueError):
@@ -105,19 +108,34 @@ def definitions(changes: Changes, **shared: Any) -> Definitions:
 
     Raises ``UnknownReward``, and ``ValidationError`` for settings that no service would start with.
     """
-    reward = _given({"air_cap": changes.air_cap, "air_weights": changes.air_weights})
-    credit = _given({"air_weight": changes.air_weight})
-    if changes.estimator is not None:
-        credit |= {"estimator": changes.estimator, "estimators": {}}
-    catalogue = CatalogueSettings()
-    path = [*(str(folder.resolve()) for folder in changes.path), *catalogue.path]
-    rewards = dict(catalogue.rewards)
+    base = RewardSettings(**shared)
+    rewards = dict(base.catalogue.rewards)
     if changes.reward and ":" in changes.reward:
         rewards[changes.reward] = changes.reward
-    settings = RewardSettings(
-        catalogue=catalogue.model_copy(update={"path": path, "rewards": rewards}), **reward, **shared
+    path = [*(str(folder.resolve()) for folder in changes.path), *base.catalogue.path]
+    reward = {
+        "catalogue": base.catalogue.model_copy(update={"path": path, "rewards": rewards}),
+        "air_cap": changes.air_cap,
+        "air_weights": changes.air_weights,
+    }
+    credit = {
+        "estimator": changes.estimator,
+        "estimators": None if changes.estimator is None else {},
+        "air_weight": changes.air_weight,
+    }
+    return Definitions(
+        _changed(base, reward), _changed(CreditSettings(**shared), credit), _change(changes, rewards)
     )
-    return Definitions(settings, CreditSettings(**credit, **shared), _change(changes, rewards))
+
+
+def _changed(settings: SettingsT, changes: Mapping[str, Any]) -> SettingsT:
+    """The settings with other values, checked, where a change is not None.
+
+    Values given beside an environment are merged into its dictionaries; here they are to take their place.
+    """
+    values = {name: getattr(settings, name) for name in type(settings).model_fields}
+    given = {name: value for name, value in changes.items() if value is not None}
+    return type(settings)(_env_prefix="LEYDEN_NOT_FROM_THE_ENVIRONMENT_", **values | given)
 
 
 def _change(changes: Changes, rewards: Mapping[str, str]) -> RewardChange | None:
@@ -153,10 +171,6 @@ def source_digest(target: str, path: Sequence[str]) -> str:
     if file is None or not Path(file).is_file():
         return "unknown"
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _dumped(settings: BaseModel, *more: str) -> dict[str, Any]:

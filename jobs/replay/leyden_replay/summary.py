@@ -20,7 +20,7 @@ class Edges(BaseModel):
         description="Where the lead-in began; None at the beginning of the log."
     )
     counts_from: datetime | None = Field(description="From when on what ended belongs to it; None for all.")
-    last: datetime | None = Field(description="The time of its last event.")
+    last: datetime | None = Field(default=None, description="The time of its last event.")
     lead_in_cut: bool = Field(description="Whether retention has taken some of the lead-in.")
 
 
