@@ -18,6 +18,7 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     Topics.ROLLOUTS.name: TypeAdapter(RolloutAssigned),
     Topics.EVENTS.name: TypeAdapter(EventMessage),
     Topics.TRAJECTORIES.name: TypeAdapter(Trajectory),
+    Topics.RANKINGS.name: TypeAdapter(Trajectory),
     Topics.SAMPLES.name: TypeAdapter(TrainingSample),
     Topics.MODELS.name: TypeAdapter(ModelMessage),
     Topics.DEADLETTERS.name: TypeAdapter(DeadLetter),

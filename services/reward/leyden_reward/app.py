@@ -10,7 +10,16 @@ from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
 from leyden_reward.history import History, KafkaHistory, Past
+from leyden_reward.ranking.groups import WaitingGroups
+from leyden_reward.ranking.processor import RankingProcessor
+from leyden_reward.ranking.ranking import Ranking
+from leyden_reward.ranking.routed import Routed
 from leyden_reward.rewards.grading import Grader, Workers
+from leyden_reward.rewards.judging.client import JudgeClient
+from leyden_reward.rewards.judging.judge import JudgeReward
+from leyden_reward.rewards.judging.ruler import RulerReward
+from leyden_reward.rewards.sandbox.python_tests import PythonTestsReward
+from leyden_reward.rewards.sandbox.sandbox import Sandbox
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.scoring import Scoring
 from leyden_reward.settings import RewardSettings
@@ -18,21 +27,59 @@ from leyden_schemas import Topics
 
 
 async def build(settings: RewardSettings) -> Sequence[Component]:
-    """The publisher, the workers with the user's functions imported, and the consumer of events.
+    """The publisher, the workers with the user's functions imported, the judge, and the consumers.
 
     Raises ``CatalogueError`` when a reward function cannot be imported.
     """
     publisher = KafkaPublisher(settings.kafka, "reward")
     workers = reward_workers(settings)
     await workers.start()
+    judge, clock = JudgeClient(settings.judge), SystemClock()
     consumer = ConsumerGroup(
         settings.kafka,
         topics=[Topics.EVENTS.name],
         group=settings.group,
-        factory=processors(settings, workers, publisher, SystemClock()),
+        factory=processors(settings, workers, publisher, clock, judge=judge),
         publisher=publisher,
     )
-    return [publisher, workers, consumer]
+    if settings.judge.url is None:
+        return [publisher, workers, judge, consumer]
+    ranker = ConsumerGroup(
+        settings.kafka,
+        topics=[Topics.RANKINGS.name],
+        group=f"{settings.group}-ranking",
+        factory=rankings(settings, workers, publisher, clock, judge),
+        publisher=publisher,
+    )
+    return [publisher, workers, judge, consumer, ranker]
+
+
+def rankings(
+    settings: RewardSettings, workers: Workers, publisher: Publisher, clock: Clock, judge: JudgeClient
+) -> ProcessorFactory:
+    """What brings the rollouts of a group together that are ranked against each other, by partition."""
+    ranking = Ranking(final_rewards(settings, workers, judge), judge, workers)
+
+    def processor(_partition: Partition) -> RankingProcessor:
+        groups = WaitingGroups(deadline_s=settings.ranking_deadline_s, remember=settings.remember)
+        return RankingProcessor(groups=groups, ranking=ranking, publisher=publisher, clock=clock)
+
+    return processor
+
+
+def final_rewards(settings: RewardSettings, workers: Workers, judge: JudgeClient) -> Grader:
+    """Every reward there is, wherever it runs."""
+    return Grader(
+        workers,
+        others={
+            "judge": JudgeReward(judge),
+            "ruler": RulerReward(judge),
+            "python_tests": PythonTestsReward(Sandbox(settings.sandbox)),
+        },
+        databases=settings.databases,
+        max_reward=settings.max_reward,
+        ranks_later=settings.judge.url is not None,
+    )
 
 
 def reward_workers(settings: RewardSettings) -> RewardWorkers:
@@ -53,12 +100,17 @@ def processors(
     publisher: Publisher,
     clock: Clock,
     history: History | None = None,
+    judge: JudgeClient | None = None,
 ) -> ProcessorFactory:
     """What gives every assigned partition its own assembly; scoring is shared.
 
-    ``history`` is where the log's past is read, by default the log of ``settings``.
+    ``history`` is where the log's past is read, by default the log of ``settings``. Rollouts whose reward is
+    relative to their group are published for ``rankings``, if there is a judge.
     """
-    grader = Grader(workers, databases=settings.databases, max_reward=settings.max_reward)
+    judge = judge or JudgeClient(settings.judge)
+    grader = final_rewards(settings, workers, judge)
+    if settings.judge.url is not None:
+        publisher = Routed(publisher, Ranking(grader, judge, workers))
     shaping = Shaping(cap=settings.air_cap, weights=settings.air_weights)
     sessions = settings.sessions
     scoring = Scoring(grader, shaping, failed_reward=settings.failed_reward, scales=sessions.feedback_scales)

@@ -50,3 +50,9 @@ JUDGE_TOKENS = Counter(
     "leyden_reward_judge_tokens_total", "Tokens of the judge's calls, as the server counts."
 )
 JUDGE_SECONDS = Histogram("leyden_reward_judge_seconds", "Duration of calls of the judge.")
+SANDBOX_OPEN = Counter(
+    "leyden_reward_sandbox_open_total", "Sandboxes to which the kernel granted no namespace of their own."
+)
+RANKINGS = Counter(
+    "leyden_reward_rankings_total", "Rollouts ranked in their group, repeated, or late for it.", ["outcome"]
+)

@@ -21,6 +21,7 @@ _DESCRIPTIONS = {
     Topics.ROLLOUTS: "Rollouts to make, fanned out from tasks. Key: rollout_id.",
     Topics.EVENTS: "What happened in each rollout, in order. Key: rollout_id.",
     Topics.TRAJECTORIES: "Finished rollouts with every reward term. Key: group_id.",
+    Topics.RANKINGS: "Finished rollouts to be ranked within their group. Key: group_id.",
     Topics.SAMPLES: "Token rows with per-step advantages. Key: rollout_id.",
     Topics.MODELS: "Published versions and moved aliases; compacted. Key: policy@version or policy#alias.",
     Topics.DEADLETTERS: "Messages that could not be processed, whole. Key: that of the source.",

@@ -5,12 +5,12 @@ that is away or a sandbox that cannot start are refusals, which exclude the roll
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Protocol
 
 from leyden_reward.rewards import composition
 from leyden_reward.rewards.library import IN_WORKERS, QUICK
-from leyden_reward.rewards.verdict import Reason, Refused, Verdict, verdict
+from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict, verdict
 from leyden_schemas import RewardSpec, Trajectory
 from leyden_schemas.rewards import LIBRARY, Clipped, Gated, Sql, UnknownReward, Weighted, leaves, params_of
 
@@ -43,15 +43,20 @@ class Grader:
         others: Mapping[str, Grades] | None = None,
         databases: Mapping[str, str] | None = None,
         max_reward: float = 1e6,
+        ranks_later: bool = False,
     ) -> None:
+        """With ``ranks_later`` relative rewards are left to ``leyden_reward.ranking``: they have no terms."""
         self._workers, self._others = workers, others or {}
         self._databases, self._max_reward = databases or {}, max_reward
+        self._ranks_later = ranks_later
 
     async def grade(self, trajectory: Trajectory, others: Mapping[str, Grades] | None = None) -> Verdict:
         """The verdict by the task's reward; ``others`` go before those of the grader."""
         spec = trajectory.task.reward
         if problem := self._problem(spec):
             return problem
+        if self._ranks_later and "ruler" not in (others or {}) and rankings_in(spec, self._workers):
+            return Graded((), "")
         judged = await self._grade(spec, trajectory, {**self._others, **(others or {})})
         if isinstance(judged, Refused):
             return judged
@@ -132,6 +137,15 @@ class Grader:
                 f"no database is named {name!r}; known databases: {known} (LEYDEN_REWARD_DATABASES)"
             )
         return RewardSpec(name="sql", params={**spec.params, "database": self._databases[name]})
+
+
+def rankings_in(spec: RewardSpec, own: Container[str]) -> list[RewardSpec]:
+    """The relative rewards in a reward, each once; none in one that cannot be given anyway."""
+    try:
+        found = {leaf.model_dump_json(): leaf for leaf in leaves(spec, own)}
+    except ValueError:
+        return []
+    return [leaf for leaf in found.values() if leaf.name == "ruler" and "ruler" not in own]
 
 
 def _under(trajectory: Trajectory, spec: RewardSpec) -> Trajectory:

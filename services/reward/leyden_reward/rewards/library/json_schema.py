@@ -25,7 +25,7 @@ def json_schema(trajectory: Trajectory) -> list[RewardTerm]:
     schema = params_of(trajectory.task.reward, JsonSchema).schema_
     schema = reference_of(trajectory) if schema is None else schema
     problem = problem_of(trajectory.output, schema)
-    return [RewardTerm(name="valid", value=float(problem is None), feedback=problem)]
+    return [RewardTerm(name="reward", value=float(problem is None), feedback=problem)]
 
 
 def problem_of(output: Any, schema: Any) -> str | None:

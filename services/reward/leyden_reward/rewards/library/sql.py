@@ -48,7 +48,7 @@ def sql(trajectory: Trajectory) -> list[RewardTerm]:
         except QueryFailed as error:
             raise ValueError(f"sql: the reference: {error}") from None
         problem = _problem(database, code_in(written(trajectory.output)), wanted, ordered, params.cpu_s)
-    return [RewardTerm(name="rows", value=float(problem is None), feedback=problem)]
+    return [RewardTerm(name="reward", value=float(problem is None), feedback=problem)]
 
 
 def is_ordered(reference: object) -> bool:

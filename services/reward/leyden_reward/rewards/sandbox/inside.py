@@ -1,0 +1,230 @@
+"""What runs in the sandbox: this file alone, by path, with nothing of ours to import.
+
+Reads one JSON object from standard input (``code``, ``pieces``, limits), isolates itself as far as the kernel
+lets it, then gives every piece of tests a process of its own, and writes one JSON object: whether it is
+isolated, and what each piece came to. A result counts only with a word that is drawn anew each time; code
+that digs through the memory of its own process can find it.
+"""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import resource
+import secrets
+import select
+import signal
+import sys
+import time
+import traceback
+import unittest
+from collections.abc import Callable
+from typing import Any
+
+NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
+    0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000,
+)  # fmt: skip
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+NOBODY = 65534
+MB = 1024 * 1024
+MOST_TEXT = 2_000
+WALL_FOLD = 4
+
+Job = dict[str, Any]
+Case = list[Any]
+"""A test's name, and what went wrong with it, if anything."""
+
+
+def main() -> None:
+    """Isolate, run, report."""
+    job = json.load(sys.stdin)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    isolated = isolate(libc)
+    report: dict[str, Any] = {"isolated": isolated, "pieces": []}
+    if isolated or not job["require_isolation"]:
+        job["isolated"] = isolated
+        report["pieces"] = in_namespace(job) if isolated else run_all(job)
+    sys.stdout.write(json.dumps(report))
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def isolate(libc: ctypes.CDLL) -> bool:
+    """Leave the network, and the sight of other processes, behind; False where the kernel does not grant it.
+
+    As root by the right of root, which is then given up; otherwise through a user namespace.
+    """
+    spaces = NEWNET | NEWIPC | NEWUTS | NEWPID
+    if os.geteuid() == 0:
+        os.chown(".", NOBODY, NOBODY)
+        done = libc.unshare(spaces) == 0
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    else:
+        done = libc.unshare(spaces | NEWUSER) == 0
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user clears it
+    return done
+
+
+def in_namespace(job: Job) -> list[Any]:
+    """Run as the first process of the new namespace: when it ends, the kernel ends all the others."""
+    source, sink = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(source)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with os.fdopen(sink, "w") as pipe:
+            json.dump(run_all(job), pipe)
+        os._exit(0)
+    os.close(sink)
+    with os.fdopen(source) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    pieces: list[Any] = json.loads(text) if text else []
+    return pieces
+
+
+def run_all(job: Job) -> list[Any]:
+    """What each piece came to, one after the other; they share the computing time."""
+    deadline, results = time.monotonic() + WALL_FOLD * job["cpu_s"], []
+    for piece in job["pieces"]:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        left_s = job["cpu_s"] - used.ru_utime - used.ru_stime
+        if left_s <= 0 or time.monotonic() >= deadline:
+            results.append({"problem": "the time was used up before"})
+            continue
+        results.append(run_piece(job, piece, left_s, deadline))
+        if job["stop_early"] and not passed(results[-1]):
+            break
+    return results
+
+
+def passed(result: Job) -> bool:
+    """Whether every case of a piece did."""
+    return "cases" in result and all(problem is None for _, problem in result["cases"])
+
+
+def run_piece(job: Job, piece: str, cpu_s: float, deadline: float) -> Job:
+    """Run one piece in a process of its own, killed with all its children at the end of its time."""
+    word, (source, sink) = secrets.token_hex(16), os.pipe()
+    if (child := os.fork()) == 0:
+        os.setsid()
+        os.dup2(sink, 3)
+        os.closerange(4, 4096)
+        limit(job, cpu_s)
+        try:
+            cases = test(job["code"], piece)
+            with os.fdopen(3, "w") as pipe:
+                json.dump({"word": word, "cases": cases}, pipe)
+        finally:
+            os._exit(0)
+    os.close(sink)
+    text, late = read(source, deadline)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return told(text, word, late, status)
+
+
+def told(text: bytes, word: str, late: bool, status: int) -> Job:
+    """The cases, if the child got to the end of its tests; else why not."""
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        found = json.loads(text)
+        if secrets.compare_digest(found["word"], word):
+            return {"cases": found["cases"]}
+    if late:
+        return {"problem": "it did not end"}
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number in (signal.SIGXCPU, signal.SIGKILL):
+            return {"problem": "it used up its computing time"}
+        return {"problem": f"it was ended by signal {signal.Signals(number).name}"}
+    return {"problem": "it ended its process before the end of the tests"}
+
+
+def limit(job: Job, cpu_s: float) -> None:
+    """Bounds on time, memory, files and processes of the child."""
+    seconds = max(1, math.ceil(cpu_s))
+    bounds = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: job["memory_mb"] * MB,
+        resource.RLIMIT_FSIZE: 16 * MB,
+        resource.RLIMIT_NOFILE: 64,
+        resource.RLIMIT_CORE: 0,
+    }
+    if job["isolated"]:
+        bounds[resource.RLIMIT_NPROC] = 256
+    for kind, bound in bounds.items():
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (bound, bound + 1 if kind == resource.RLIMIT_CPU else bound))
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+
+
+def read(source: int, deadline: float) -> tuple[bytes, bool]:
+    """All that is written until the end or the deadline, and whether that passed."""
+    chunks: list[bytes] = []
+    size = 0
+    with os.fdopen(source, "rb", buffering=0) as pipe:
+        while (left := deadline - time.monotonic()) > 0 and size < MB:
+            ready, _, _ = select.select([pipe], [], [], left)
+            chunk = pipe.read(65536) if ready else b""
+            if ready and not chunk:
+                return b"".join(chunks), False
+            chunks.append(chunk)
+            size += len(chunk)
+    return b"".join(chunks), True
+
+
+def test(code: str, piece: str) -> list[Case]:
+    """Run the code, then the piece: its TestCases and test functions, or itself if it has none of either."""
+    space: dict[str, Any] = {"__name__": "solution"}
+    problem = attempt(lambda: exec(compile(code, "solution.py", "exec"), space))
+    if problem:
+        return [["solution.py", problem]]
+    known = set(space)
+    problem = attempt(lambda: exec(compile(piece, "tests.py", "exec"), space))
+    if problem:
+        return [["tests.py", problem]]
+    found = {name: value for name, value in space.items() if name not in known}
+    cases = [case for value in found.values() for case in unit_tests(value)]
+    for name, value in found.items():
+        if name.startswith("test") and callable(value) and not isinstance(value, type):
+            cases.append([name, attempt(value)])
+    return cases or [["tests.py", None]]
+
+
+def unit_tests(value: object) -> list[Case]:
+    """What the tests of a TestCase came to; nothing for anything else."""
+    if not (isinstance(value, type) and issubclass(value, unittest.TestCase)):
+        return []
+    cases: list[Case] = []
+    for one in unittest.defaultTestLoader.loadTestsFromTestCase(value):
+        result = unittest.TestResult()
+        one(result)
+        wrong = [text for _, text in result.failures + result.errors] + [
+            "unexpected success" for _ in result.unexpectedSuccesses
+        ]
+        cases.append([one.id(), "\n".join(wrong)[-MOST_TEXT:] or None])
+    return cases
+
+
+def attempt(call: Callable[[], object]) -> str | None:
+    """What went wrong in a call, None if nothing did."""
+    try:
+        call()
+    except BaseException as error:  # noqa: BLE001 - agents' code: whatever it raises is the result
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if not frame.filename.startswith("/")]
+        return f"{type(error).__name__}: {str(error)[:500]} ({', '.join(lines[-3:])})"
+    return None
+
+
+if __name__ == "__main__":
+    main()
