@@ -1,8 +1,8 @@
 """From trajectories to closed groups: a pure state machine over one partition of the log.
 
-A group is every rollout of one task. It closes when all have arrived, scored or excluded, or at a deadline
-with those that did. Deadlines are checked against the time of the log before every trajectory, so which
-trajectories are late does not depend on when this code ran.
+A group is every rollout of one task, each in its highest revision. It closes when all have arrived, scored or
+excluded, or at a deadline with those that did. Deadlines are checked against the time of the log before every
+trajectory, so which trajectories are late does not depend on when this code ran.
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from uuid import UUID
 
 from leyden_credit.states import states_of
 from leyden_platform.messaging.recent import RecentIds
-from leyden_schemas import Split, Task, Trajectory
+from leyden_schemas import Split, Task, Trajectory, TrajectoryStatus
 
 
 class Drop(StrEnum):
@@ -22,6 +22,8 @@ class Drop(StrEnum):
     EVAL = "eval"
     DUPLICATE = "duplicate"
     LATE = "late"
+    REVISED_LATE = "revised_late"
+    SUPERSEDED = "superseded"
     OTHER_TASK = "other_task"
 
 
@@ -94,6 +96,7 @@ class Groups:
         self._deadline = timedelta(seconds=deadline_s)
         self._open: dict[UUID, _OpenGroup] = {}
         self._closed = RecentIds(remember)
+        self._unused = RecentIds(remember)
         self._now: datetime | None = None
 
     def __len__(self) -> int:
@@ -115,8 +118,8 @@ class Groups:
     def _take(self, trajectory: Trajectory, offset: int, now: datetime) -> list[Decision]:
         if trajectory.task.split is Split.EVAL:
             return [Dropped(Drop.EVAL)]
-        if trajectory.group_id in self._closed:
-            return [Dropped(Drop.LATE)]
+        if trajectory.group_id in self._closed and not self._reopens(trajectory):
+            return [Dropped(Drop.REVISED_LATE if trajectory.revision else Drop.LATE)]
         group = self._open.get(trajectory.group_id)
         decisions: list[Decision] = []
         if group is None:
@@ -124,11 +127,23 @@ class Groups:
             decisions.append(Opened(offset))
         if not group.is_for(trajectory):
             return [Dropped(Drop.OTHER_TASK)]
-        if trajectory.rollout_id in group.members:
-            return [Dropped(Drop.DUPLICATE)]
+        if known := group.members.get(trajectory.rollout_id):
+            return [self._again(group, known, trajectory)]
         group.members[trajectory.rollout_id] = Member.of(trajectory)
         complete = len(group.members) >= group.task.samples
         return [*decisions, self._close(trajectory.group_id, complete=True) if complete else Kept()]
+
+    def _reopens(self, trajectory: Trajectory) -> bool:
+        """Whether a revision is the first usable one of a rollout that is compared with nobody."""
+        return trajectory.revision > 0 and trajectory.group_id in self._unused
+
+    @staticmethod
+    def _again(group: _OpenGroup, known: Member, trajectory: Trajectory) -> Dropped:
+        """Of several revisions of a rollout the highest is in the group; the other is dropped."""
+        before, now = known.trajectory.revision, trajectory.revision
+        if now > before:
+            group.members[trajectory.rollout_id] = Member.of(trajectory)
+        return Dropped(Drop.DUPLICATE if now == before else Drop.SUPERSEDED)
 
     def _opened(self, trajectory: Trajectory, offset: int, now: datetime) -> _OpenGroup:
         deadline = now + self._deadline
@@ -140,6 +155,9 @@ class Groups:
         group = self._open.pop(group_id)
         self._closed.add(group_id)
         ordered = sorted(group.members.values(), key=_place)
+        self._unused.discard(group_id)
+        if group.task.samples == 1 and ordered[0].trajectory.status is TrajectoryStatus.EXCLUDED:
+            self._unused.add(group_id)
         return ClosedGroup(group.offset, complete, tuple(ordered))
 
     def _latest(self, now: datetime) -> datetime:

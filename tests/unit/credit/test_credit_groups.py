@@ -199,3 +199,47 @@ def test_any_order_and_repetition_closes_a_group_once(arrivals: list[Trajectory]
     decisions = take(Groups(), *arrivals)
     closed = [decision for decision in decisions if isinstance(decision, ClosedGroup)]
     assert len(closed) == (len({trajectory.rollout_id for trajectory in arrivals}) == 3)
+
+
+def revised(trajectory: Trajectory, revision: int, **changes: object) -> Trajectory:
+    """A later word on the same rollout."""
+    return trajectory.model_copy(update={"revision": revision, "trajectory_id": uuid4(), **changes})
+
+
+def test_a_revision_takes_the_place_of_an_older_one_while_the_group_is_open() -> None:
+    one, two, three = members(3)
+    again, latest = revised(one, 1), revised(one, 2)
+    *before, closed = take(Groups(), one, two, latest, latest, again, three)
+    assert before == [
+        Opened(0),
+        Kept(),
+        Kept(),
+        Dropped(Drop.SUPERSEDED),
+        Dropped(Drop.DUPLICATE),
+        Dropped(Drop.SUPERSEDED),
+    ]
+    assert isinstance(closed, ClosedGroup)
+    assert [member.trajectory.revision for member in closed.members] == [2, 0, 0]
+
+
+def test_a_revision_of_another_task_does_not_replace_anything() -> None:
+    one, _two = members(2)
+    stranger = revised(one, 1, task=make_task(samples=2, reference="5"))
+    assert take(Groups(), one, stranger)[-1] == Dropped(Drop.OTHER_TASK)
+
+
+def test_a_revision_of_a_closed_group_is_too_late_to_train_on() -> None:
+    one, two = members(2)
+    decisions = take(Groups(), one, two, revised(one, 1), one)
+    assert decisions[-2:] == [Dropped(Drop.REVISED_LATE), Dropped(Drop.LATE)]
+
+
+def test_the_first_usable_revision_of_a_rollout_that_is_alone_is_not_too_late() -> None:
+    (one,) = members(1)
+    silent = one.model_copy(update={"status": TrajectoryStatus.EXCLUDED, "excluded_reason": "no_feedback"})
+    scored = revised(one, 1)
+    decisions = take(Groups(), silent, silent, scored, scored, revised(one, 2))
+    assert decisions[2] == Dropped(Drop.LATE)
+    assert isinstance(decisions[4], ClosedGroup)
+    assert decisions[4].members[0].trajectory.revision == 1
+    assert decisions[5:] == [Dropped(Drop.REVISED_LATE)] * 2

@@ -18,6 +18,10 @@ class RecentIds:
         if len(self._ids) > self._capacity:
             self._ids.popitem(last=False)
 
+    def discard(self, identity: UUID) -> None:
+        """Forget an id, if it is remembered."""
+        self._ids.pop(identity, None)
+
     def __contains__(self, identity: UUID) -> bool:
         return identity in self._ids
 
