@@ -89,6 +89,19 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one, other, atol=PROBE_TOLERANCE, rtol=PROBE_TOLERANCE)
 
 
+def spare_activations(model: Any) -> None:
+    """Compute the layers' activations again in the backward pass instead of keeping them.
+
+    Layers do this in training mode only, so that is what they, and nothing with dropout inside them, are in.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
 def _trunk(
     model: Any,
     token_ids_bt: Tensor,

@@ -78,6 +78,26 @@ class LearnerSettings(ServiceSettings):
         description="Rows lie end to end in a pass instead of being padded: the same result, sooner.",
     )
 
+    lora_rank: int = Field(
+        default=0,
+        ge=0,
+        description="Train adapters of this rank; 0 trains all weights. What is published is merged.",
+    )
+    lora_alpha: float = Field(
+        default=0.0, ge=0, description="Their scale times the rank; 0 is twice the rank."
+    )
+    lora_targets: list[str] = Field(
+        default=[],
+        description="Names of the layers with adapters, as JSON; none: every linear one but the head.",
+    )
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="Of the computation; weights and optimizer are fp32."
+    )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="Compute activations twice instead of keeping them: less memory, more time.",
+    )
+
     lr: float = Field(default=1e-6, gt=0, description="Peak learning rate.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="How the learning rate falls from its peak to 0 over total_steps."

@@ -20,16 +20,19 @@ from torch import Tensor
 
 from leyden_learner.collate import MicroBatch, collate, split, weigh
 from leyden_learner.health import HealthLimits, verdict
-from leyden_learner.model import choose_device, load_model, token_logprobs
+from leyden_learner.lora import adapters
 from leyden_learner.objective import Evidence, ObjectiveConfig, Terms, objective
 from leyden_learner.objective.aggregation import aggregation
 from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.policy import Policy, load_policy
 from leyden_learner.schedule import lr_factor
 from leyden_learner.settings import LearnerSettings
 from leyden_platform.artifacts import TRAINER_STATE
 from leyden_schemas import TrainingSample
 
 _STATE_FILE = "state.safetensors"
+_ADAPTER = "adapter"
+_OTHER_LORA = "go on with the LEYDEN_LEARNER_LORA_… settings it was made with, or start a new run"
 
 
 class NonFiniteWeights(RuntimeError):
@@ -76,14 +79,13 @@ class Tally:
 class Trainer:
     """Model, optimizer and schedule. Not thread-safe; one step at a time."""
 
-    def __init__(
-        self, settings: LearnerSettings, model: Any, reference: Any | None, *, step: int = 0
-    ) -> None:
-        self._settings, self._model, self._reference = settings, model, reference
+    def __init__(self, settings: LearnerSettings, policy: Policy, *, step: int = 0) -> None:
+        self._settings, self._policy = settings, policy
         self.step = step
-        self._device = next(model.parameters()).device
+        self._device = policy.device
+        self._parameters = policy.trainable
         self._optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self._parameters.values(),
             lr=settings.lr,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
@@ -108,24 +110,25 @@ class Trainer:
     def begin(cls, settings: LearnerSettings, weights: Path, reference: Path) -> "Trainer":
         """A fresh optimizer over the weights in a folder."""
         torch.manual_seed(settings.seed)
-        return cls(settings, *_load(settings, weights, reference))
+        return cls(settings, load_policy(settings, weights, reference))
 
     @classmethod
     def resume(cls, settings: LearnerSettings, checkpoint: Path, reference: Path) -> "Trainer":
         """The trainer as it was when it saved this checkpoint. Raises ``TrainerStateMissing``."""
-        trainer = cls(settings, *_load(settings, checkpoint, reference))
+        trainer = cls(settings, load_policy(settings, checkpoint, reference))
         trainer._restore(checkpoint)
         return trainer
 
     @property
     def vocabulary(self) -> int:
         """Token ids lie below this."""
-        return int(self._model.config.get_text_config().vocab_size)
+        return int(self._policy.model.config.get_text_config().vocab_size)
 
     @property
     def max_positions(self) -> int:
         """Tokens of the longest row the model takes."""
-        return int(getattr(self._model.config.get_text_config(), "max_position_embeddings", sys.maxsize))
+        config = self._policy.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", sys.maxsize))
 
     def advance(self, samples: Sequence[TrainingSample], version: int) -> Trained | Skipped:
         """Train one step on these samples, ``version`` being the policy's newest.
@@ -137,7 +140,7 @@ class Trainer:
         rows = weigh(samples, self._aggregation)
         parts = split(rows, settings.micro_batch_tokens, packed=settings.packing)
         batches = [collate(part, packed=settings.packing).to(self._device) for part in parts]
-        references = [self._reference_logprobs(batch) for batch in batches]
+        references = [self._policy.reference_logprobs(batch) for batch in batches]
         before = self._snapshot() if settings.epochs > 1 else None
         lr = self._set_lr()
         anchors: list[Tensor] | None = None
@@ -147,7 +150,7 @@ class Trainer:
         }
         for _ in range(settings.epochs):
             tally = self._accumulate(batches, references, anchors)
-            grad_norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), settings.grad_clip).item()
+            grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.grad_clip).item()
             metrics |= tally.means() | {"grad_norm": grad_norm, "seconds": time.perf_counter() - started_s}
             reason = verdict(
                 loss=tally.loss,
@@ -170,12 +173,12 @@ class Trainer:
 
         Raises ``NonFiniteWeights`` instead of saving what could not be served, and ``OSError``.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self._model.parameters()):
+        if not all(bool(parameter.isfinite().all()) for parameter in self._parameters.values()):
             raise NonFiniteWeights(f"the weights after step {self.step} are not finite; they are not saved")
         own = folder / TRAINER_STATE
         own.mkdir()
         try:
-            self._model.save_pretrained(folder)
+            self._policy.save(folder)
             save_file(self._state(), own / _STATE_FILE, metadata={"step": str(self.step)})
         except SafetensorError as error:
             raise OSError(str(error)) from error
@@ -188,7 +191,7 @@ class Trainer:
     ) -> Tally:
         tally = Tally()
         for index, (batch, reference_n) in enumerate(zip(batches, references, strict=True)):
-            scores = token_logprobs(self._model, batch)
+            scores = self._policy.score(batch)
             terms = objective(
                 Evidence(
                     logprobs_n=scores.logprobs_n,
@@ -205,10 +208,6 @@ class Trainer:
             tally.add(terms, scores.entropies_n, scores.logprobs_n)
         return tally
 
-    @torch.no_grad()
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
-        return None if self._reference is None else token_logprobs(self._reference, batch).logprobs_n
-
     def _set_lr(self) -> float:
         settings = self._settings
         lr = settings.lr * lr_factor(
@@ -221,21 +220,27 @@ class Trainer:
             group["lr"] = lr
         return lr
 
-    def _snapshot(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        return copy.deepcopy(self._model.state_dict()), copy.deepcopy(self._optimizer.state_dict())
+    def _snapshot(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        weights = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return weights, copy.deepcopy(self._optimizer.state_dict())
 
-    def _give_up(self, before: tuple[dict[str, Any], dict[str, Any]] | None) -> None:
+    @torch.no_grad()
+    def _give_up(self, before: tuple[dict[str, Tensor], dict[str, Any]] | None) -> None:
         self._optimizer.zero_grad()
         if before:
-            self._model.load_state_dict(before[0])
+            for name, value in before[0].items():
+                self._parameters[name].copy_(value)
             self._optimizer.load_state_dict(before[1])
 
     def _state(self) -> dict[str, Tensor]:
-        names = [name for name, _ in self._model.named_parameters()]
+        names = list(self._parameters)
         state = {
             f"{names[index]}:{slot}": value
             for index, slots in self._optimizer.state_dict()["state"].items()
             for slot, value in slots.items()
+        }
+        state |= {
+            f"{name}:{_ADAPTER}": value.detach() for name, value in adapters(self._policy.model).items()
         }
         state["rng:cpu"] = torch.get_rng_state()
         if self._device.type == "cuda":
@@ -246,32 +251,35 @@ class Trainer:
         path = folder / TRAINER_STATE / _STATE_FILE
         if not path.is_file():
             raise TrainerStateMissing(f"{path} is missing; restore it, or start a new run from the version")
-        names = {name: index for index, (name, _) in enumerate(self._model.named_parameters())}
+        names = {name: index for index, name in enumerate(self._parameters)}
         slots: dict[int, dict[str, Tensor]] = {}
         with safe_open(path, framework="pt") as stored:
             self.step = int(stored.metadata()["step"])
             stored_keys = list(stored.keys())
             for key in stored_keys:
                 name, slot = key.rsplit(":", 1)
-                if name in names:
+                if slot == _ADAPTER and name in names:
+                    self._take(name, stored.get_tensor(key), path)
+                elif name in names:
                     slots.setdefault(names[name], {})[slot] = stored.get_tensor(key)
+                elif name != "rng":
+                    raise TrainerStateMissing(
+                        f"{path} is of {name}, which is not trained here; {_OTHER_LORA}"
+                    )
             torch.set_rng_state(stored.get_tensor("rng:cpu"))
             if self._device.type == "cuda" and "rng:cuda" in stored_keys:
                 torch.cuda.set_rng_state(stored.get_tensor("rng:cuda"), self._device)
+        if self.step and len(slots) < len(names):
+            raise TrainerStateMissing(f"{path} lacks {len(names) - len(slots)} parameters; {_OTHER_LORA}")
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": slots, "param_groups": groups})
 
-
-def _load(settings: LearnerSettings, weights: Path, reference: Path) -> tuple[Any, Any | None]:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = choose_device(settings.device)
-    frozen = (
-        load_model(reference, device, packing=settings.packing).requires_grad_(requires_grad=False)
-        if settings.kl_coefficient
-        else None
-    )
-    return load_model(weights, device, packing=settings.packing), frozen
+    @torch.no_grad()
+    def _take(self, name: str, value: Tensor, path: Path) -> None:
+        own = self._parameters[name]
+        if own.shape != value.shape:
+            raise TrainerStateMissing(f"{path} has {name} as {tuple(value.shape)}; {_OTHER_LORA}")
+        own.copy_(value)
 
 
 def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ def make_trainer(folder: Path, **changes: Any) -> Trainer:
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
     """A copy of the parameters."""
-    return {name: value.detach().clone() for name, value in trainer._model.named_parameters()}
+    return {name: value.detach().clone() for name, value in trainer._policy.model.named_parameters()}
 
 
 def trained(trainer: Trainer, samples: list[TrainingSample], version: int = 0) -> dict[str, float]:
@@ -49,7 +49,7 @@ def logprob(trainer: Trainer, sample: TrainingSample) -> float:
     """Summed log-probability of a sample's tokens."""
     batch = collate(weigh([sample], rollout_mean))
     with torch.no_grad():
-        return token_logprobs(trainer._model, batch).logprobs_n.sum().item()
+        return token_logprobs(trainer._policy.model, batch).logprobs_n.sum().item()
 
 
 def test_a_step_makes_the_good_likelier_and_the_bad_rarer(model_folder: Path) -> None:
@@ -70,7 +70,7 @@ def test_accumulating_over_micro_batches_equals_one_batch(
     for tokens in (10_000, 24, 1):
         # Plain steps: Adam's division would blow rounding up to the size of a step.
         trainer: Any = make_trainer(model_folder, micro_batch_tokens=tokens, **changes)
-        trainer._optimizer = torch.optim.SGD(trainer._model.parameters(), lr=0.1)
+        trainer._optimizer = torch.optim.SGD(trainer._policy.model.parameters(), lr=0.1)
         results.append((trained(trainer, SAMPLES), weights(trainer)))
     for metrics, after in results[1:]:
         assert equal(after, results[0][1], atol=1e-6)
@@ -82,7 +82,7 @@ def test_packed_rows_train_like_padded_ones(model_folder: Path) -> None:
     results = []
     for packing in (True, False):
         trainer: Any = make_trainer(model_folder, packing=packing, micro_batch_tokens=40, kl_coefficient=0.1)
-        trainer._optimizer = torch.optim.SGD(trainer._model.parameters(), lr=0.1)
+        trainer._optimizer = torch.optim.SGD(trainer._policy.model.parameters(), lr=0.1)
         results.append((trained(trainer, SAMPLES), weights(trainer)))
     assert equal(results[0][1], results[1][1], atol=1e-6)
     for name in ("loss", "grad_norm", "kl_sampler", "entropy", "ratio_max", "clip_fraction"):
@@ -196,7 +196,7 @@ def test_a_checkpoint_is_a_complete_artifact_with_the_same_weights(
         assert (folder / name).read_bytes() == (model_folder / name).read_bytes()
     loaded = load_model(folder, torch.device("cpu"))
     for (name, one), (_, other) in zip(
-        trainer._model.state_dict().items(), loaded.state_dict().items(), strict=True
+        trainer._policy.model.state_dict().items(), loaded.state_dict().items(), strict=True
     ):
         assert torch.equal(one, other), name
 
@@ -204,7 +204,7 @@ def test_a_checkpoint_is_a_complete_artifact_with_the_same_weights(
 def test_non_finite_weights_are_never_saved(model_folder: Path, tmp_path: Path) -> None:
     trainer = make_trainer(model_folder)
     with torch.no_grad():
-        next(trainer._model.parameters()).view(-1)[0] = float("nan")
+        next(trainer._policy.model.parameters()).view(-1)[0] = float("nan")
     with pytest.raises(NonFiniteWeights, match="step 0"):
         trainer.save(tmp_path)
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ def k2(logprobs_n: Tensor, reference_logprobs_n: Tensor) -> Tensor:
 def k3(logprobs_n: Tensor, reference_logprobs_n: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = log reference - log policy: unbiased, 0 where they agree, else above."""
     d_n = (reference_logprobs_n - logprobs_n).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return torch.exp(d_n) - d_n - 1.0
+    return torch.expm1(d_n) - d_n
 
 
 ESTIMATORS = {"k1": k1, "k2": k2, "k3": k3}

@@ -1,0 +1,81 @@
+"""The policy in training and the one it is held to: what is trained, how it scores, what is published.
+
+With adapters both are one model: switched off, it is the reference.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from leyden_learner import lora
+from leyden_learner.collate import MicroBatch
+from leyden_learner.model import TokenScores, choose_device, load_model, spare_activations, token_logprobs
+from leyden_learner.settings import LearnerSettings
+
+_PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class Policy:
+    """A causal LM, its trainable parameters and, for a KL term, its reference. Parameters are fp32."""
+
+    def __init__(self, model: Any, reference: Any | None, *, compute: torch.dtype | None = None) -> None:
+        self.model, self._reference, self._compute = model, reference, compute
+        self.device: torch.device = next(model.parameters()).device
+
+    @property
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def score(self, batch: MicroBatch) -> TokenScores:
+        """Log-probabilities of the sampled tokens, with gradient."""
+        with self._precision():
+            return token_logprobs(self.model, batch)
+
+    @torch.no_grad()
+    def reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
+        """The same of the reference, without gradient; None when there is none."""
+        match self._reference:
+            case None:
+                return None
+            case self.model:
+                with lora.switched_off(self.model), self._precision():
+                    return token_logprobs(self.model, batch).logprobs_n
+            case reference:
+                with self._precision():
+                    return token_logprobs(reference, batch).logprobs_n
+
+    def save(self, folder: Path) -> None:
+        """Write weights and configuration as Hugging Face does; adapters are merged into the weights."""
+        self.model.save_pretrained(folder, state_dict=lora.merged(self.model))
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        with torch.autocast(self.device.type, self._compute, enabled=self._compute is not None):
+            yield
+
+
+def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Policy:
+    """The policy whose weights are in a folder; with adapters, new ones over the reference.
+
+    Raises ``UnsupportedModel`` and ``NoSuchLayers``.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device, held = choose_device(settings.device), settings.kl_coefficient > 0
+    model = load_model(reference if settings.lora_rank else weights, device, packing=settings.packing)
+    if settings.lora_rank:
+        alpha = settings.lora_alpha or 2.0 * settings.lora_rank
+        lora.inject(model, rank=settings.lora_rank, alpha=alpha, targets=settings.lora_targets)
+        frozen = model if held else None
+    else:
+        frozen = load_model(reference, device, packing=settings.packing) if held else None
+        if frozen is not None:
+            frozen.requires_grad_(requires_grad=False)
+    if settings.activation_checkpointing:
+        spare_activations(model)
+    return Policy(model, frozen, compute=_PRECISIONS[settings.precision])
