@@ -19,10 +19,12 @@ from pydantic import (
 
 from leyden_gateway.attribution.named import session_or_none
 from leyden_gateway.errors import InvalidRequest
+from leyden_gateway.exchange.fields import NotJson, parse
 from leyden_schemas import Outcome
 
 MAX_TEXT = 20_000
 MAX_SCORE = 1e9
+RESERVED = ("thumb", "score", "correction", "comment", "finish")
 
 Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
 Number = Annotated[float, Field(ge=-MAX_SCORE, le=MAX_SCORE, allow_inf_nan=False)]
@@ -70,6 +72,8 @@ class Item(BaseModel):
             raise ValueError(
                 "says nothing: give thumb, score, correction, comment, name with value, or finish"
             )
+        if self.name in RESERVED:
+            raise ValueError(f"{self.name} has a field of its own")
         if (self.name is None) != (self.value is None):
             raise ValueError("name and value belong together")
         if not self.finish and (self.outcome is not None or self.output is not None):
@@ -88,12 +92,14 @@ class _Batch(BaseModel):
 
 
 _ITEMS = TypeAdapter(list[Item])
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 def parse_items(body: bytes, *, at_most: int) -> tuple[list[Item], bool]:
     """The items of a request, and whether they came as a batch. Raises ``InvalidRequest``."""
     try:
-        payload = TypeAdapter(dict[str, Any]).validate_json(body, strict=True)
+        parse(body)
+        payload = _OBJECT.validate_json(body)
         batch = "feedback" in payload
         raw: Sequence[Any] = _Batch.model_validate(payload).feedback if batch else [payload]
         if len(raw) > at_most:
@@ -101,6 +107,8 @@ def parse_items(body: bytes, *, at_most: int) -> tuple[list[Item], bool]:
                 f"feedback has {len(raw)} items; send at most {at_most} at once", param="feedback"
             )
         return _ITEMS.validate_python(raw), batch
+    except NotJson as error:
+        raise InvalidRequest(f"the feedback: {error}") from None
     except ValidationError as error:
         raise _refusal(error, batch=b'"feedback"' in body) from None
 
