@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from leyden_platform.one_write import OneWriteProtocol
+
 
 class PortInUse(OSError):
     """Another process listens on the port."""
@@ -40,6 +42,7 @@ class HttpServer:
         self._socket: socket.socket | None = None
         config = uvicorn.Config(
             app,
+            http=OneWriteProtocol,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -5,7 +5,6 @@ may see: the answer without what only the gateway had asked for. Token ids stay 
 Chat completions and text completions differ only in where they keep things, so one capture reads both.
 """
 
-from array import array
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -60,7 +59,7 @@ class ChoiceCapture:
     """Pieces of the sampled ids: JSON numbers with commas between them."""
     sampled: int = 0
     """How many ids were sampled."""
-    logprobs: "array[float]" = field(default_factory=lambda: array("d"))
+    logprobs: list[float] = field(default_factory=list)
     """One per sampled token if the replica kept the protocol; NaN where it sent something else."""
     problem: str | None = None
     """What is wrong with its logprobs: ``logprobs_mismatch`` or ``logprobs_not_finite``."""

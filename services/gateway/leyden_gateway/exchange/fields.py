@@ -109,12 +109,16 @@ def _brackets(text: bytes) -> bytes:
     return b"".join(marks.split(b'"')[::2]) if b'"' in marks else marks
 
 
+_DIGITS = 4300
+"""Of one number, as many as readers of the log take."""
 _BLOCK = 2048
 
 
 def _may_have_endless_number(text: bytes) -> bool:
-    """Whether a number may have more digits than readers of the log take (4300): it would fill a block."""
-    return any(text[start : start + _BLOCK].isdigit() for start in range(0, len(text), _BLOCK))
+    """Whether a number may have more digits than that: it would fill a block."""
+    return len(text) > _DIGITS and any(
+        text[start : start + _BLOCK].isdigit() for start in range(0, len(text), _BLOCK)
+    )
 
 
 def _check_numbers(text: bytes) -> None:

@@ -4,7 +4,7 @@ Grammar: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 DONE = b"[DONE]"
 
@@ -18,9 +18,11 @@ class EventTooLarge(ValueError):
     """An event is longer than the parser holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
-    """One event. ``data`` is None for events without data, such as keep-alive comments."""
+class SseEvent(NamedTuple):
+    """One event. ``data`` is None for events without data, such as keep-alive comments.
+
+    (A tuple, because every token of a stream is one.)
+    """
 
     raw: bytes
     data: bytes | None
@@ -39,6 +41,8 @@ class SseParser:
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """The events that ``chunk`` completes. Raises ``EventTooLarge``."""
+        if not self._buffer and (event := _usual(chunk)):
+            return [event]
         buffer = self._buffer + chunk if self._buffer else chunk
         events = []
         start = 0
@@ -61,12 +65,17 @@ class SseParser:
 
 def event_of(raw: bytes) -> SseEvent:
     """The event these bytes are; several ``data`` lines are joined by newlines."""
-    if raw.startswith(b"data: ") and raw.endswith(b"\n\n") and raw.find(b"\n") == len(raw) - 2:
-        data = raw[6:-2]
-        if b"\r" not in data:
-            return SseEvent(raw, data)
+    if usual := _usual(raw):
+        return usual
     values = [value for line in _LINE.split(raw) if (value := _data(line)) is not None]
     return SseEvent(raw, b"\n".join(values) if values else None)
+
+
+def _usual(raw: bytes) -> SseEvent | None:
+    """The event, if these bytes are one of the kind that nearly all are: a single ``data`` line."""
+    if not raw.startswith(b"data: ") or raw.find(b"\n") != len(raw) - 2 or raw[-1:] != b"\n" or b"\r" in raw:
+        return None
+    return SseEvent(raw, raw[6:-2])
 
 
 def _data(line: bytes) -> bytes | None:

@@ -163,7 +163,7 @@ def _record(
         "response": capture.response(choice) if call.response is None else call.response,
         "prompt_token_ids": Raw(capture.prompt_of(choice) or b"[]"),
         "token_ids": Raw(choice.token_ids),
-        "logprobs": [] if trouble else choice.logprobs.tolist(),
+        "logprobs": [] if trouble else choice.logprobs,
         "finish_reason": choice.finish_reason,
         "sampling": call.sampling,
         "usage": _usage(capture, choice),
