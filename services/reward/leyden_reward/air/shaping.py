@@ -1,69 +1,125 @@
-"""From measurements to reward terms, bounded so that habits can never outweigh the outcome.
+"""From measurements to reward terms, bounded so that habits neither outweigh the outcome nor can be farmed.
 
-Within one trajectory the terms of a rule are scaled down, all alike, to at most ``at_most`` full steps'
-worth; then the terms of all rules are, until their magnitudes sum to at most ``cap``. Two trajectories
-therefore differ by at most ``2 * cap`` in intermediate reward, whatever a policy repeats.
+Everything that bounds is a budget, spent in the order of the steps, so that what a step earns depends on
+nothing that comes after it:
+
+- a rule counts for ``at_most`` units in a trajectory;
+- blame and praise, each added up over all rules and steps, count for ``cap``;
+- praise fades as the outcome arrives: with a final reward ``R`` and a full one of ``goal``, its budget and
+  every praise are multiplied by ``1 - R / goal``, between 0 and 1. Praise is there to find the way; whoever
+  is at the goal has found it, and nothing on the way can make a success worth more.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from leyden_reward.air.rules import RULES, Rule
-from leyden_reward.conversation import turns
+from leyden_platform.conversation import turns
+from leyden_reward.air.rule import Rule
+from leyden_reward.air.rules import RULES
 from leyden_schemas import RewardTerm, Step
+
+
+class Worth(Protocol):
+    """What measurements of a habit count for."""
+
+    @property
+    def name(self) -> str:
+        """The name of its terms."""
+
+    @property
+    def weight(self) -> float:
+        """The reward of one unit."""
+
+    @property
+    def at_most(self) -> float:
+        """How many units count in a trajectory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shaped:
-    """Steps with their terms; ``capped`` when the cap made the terms smaller."""
+    """Steps with their terms; ``capped`` when the cap took something away."""
 
     steps: list[Step]
     capped: bool
 
 
 class Shaping:
-    """A choice of rules with their weights, and the cap."""
+    """A choice of rules with their weights, and the bounds."""
 
     def __init__(
-        self, *, cap: float, weights: Mapping[str, float] | None = None, rules: Sequence[Rule] = RULES
+        self,
+        *,
+        cap: float,
+        goal: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        rules: Sequence[Rule] = RULES,
     ) -> None:
-        chosen = weights or {}
-        weighted = [(rule, chosen.get(rule.name, rule.weight)) for rule in rules]
-        self._cap = cap
-        self._rules = [(rule, weight) for rule, weight in weighted if weight] if cap > 0 else []
+        self._cap, self._goal, self._weights = cap, goal, weights or {}
+        self._rules = [rule for rule in rules if self._weight(rule)]
 
-    def shape(self, steps: Sequence[Step]) -> Shaped:
-        """The steps with one term per rule that applies; terms they have already are kept and not counted."""
-        if not self._rules:
+    def shape(
+        self,
+        steps: Sequence[Step],
+        *,
+        final: float = 0.0,
+        measured: Sequence[tuple[Worth, Sequence[float]]] = (),
+    ) -> Shaped:
+        """The steps with a term for each rule that applies; terms they have already are kept and not counted.
+
+        ``final`` is the final reward, ``measured`` what others than the rules here have measured.
+        """
+        if not self._cap:
             return Shaped(list(steps), capped=False)
-        conversation = turns(steps)
-        found = [_bounded(rule, weight, rule.measure(conversation)) for rule, weight in self._rules]
-        total = sum(abs(term.weighted) for by_step in found for term in by_step.values())
-        scale = _scale(total, self._cap)
-        return Shaped(
-            [
-                _with_terms(step, [by_step[t] for by_step in found if t in by_step], scale)
-                for t, step in enumerate(steps)
-            ],
-            capped=scale < 1.0,
-        )
+        conversation = turns(steps) if self._rules else []
+        found = [*((rule, rule.measure(conversation)) for rule in self._rules), *measured]
+        habits = [(_Habit(rule, self._weight(rule)), values) for rule, values in found]
+        budgets = _Budgets(self._cap, fading=_fading(final, self._goal))
+        shaped = [
+            _with_terms(step, [term for habit, values in habits if (term := budgets.term(habit, values[t]))])
+            for t, step in enumerate(steps)
+        ]
+        return Shaped(shaped, budgets.capped)
+
+    def _weight(self, rule: Worth) -> float:
+        return self._weights.get(rule.name, rule.weight)
 
 
-def _bounded(rule: Rule, weight: float, values: Sequence[float]) -> dict[int, RewardTerm]:
-    """The rule's terms by step, together worth at most ``at_most`` full steps."""
-    scale = _scale(sum(values), rule.at_most)
-    return {
-        t: RewardTerm(name=rule.name, value=value, weight=weight * scale)
-        for t, value in enumerate(values)
-        if value
-    }
+class _Habit:
+    """A rule within one trajectory: its weight, and how many units are left."""
+
+    def __init__(self, rule: Worth, weight: float) -> None:
+        self.name, self.weight, self.left = rule.name, weight, rule.at_most
 
 
-def _scale(total: float, bound: float) -> float:
-    """The factor that brings ``total`` down to ``bound``; 1 when it is not above."""
-    return bound / total if total > bound else 1.0
+class _Budgets:
+    """What blame and praise may still come to in one trajectory, and how much of praise counts."""
+
+    def __init__(self, cap: float, *, fading: float) -> None:
+        self._left = {False: cap, True: cap}
+        self._fading = fading
+        self.capped = False
+
+    def term(self, habit: _Habit, value: float) -> RewardTerm | None:
+        """What counts of a measurement; None when nothing does."""
+        units = min(value, habit.left)
+        if units <= 0.0:
+            return None
+        habit.left -= units
+        praise, worth = habit.weight > 0, units * abs(habit.weight)
+        allowed = min(worth, self._left[praise])
+        self._left[praise] -= allowed
+        if allowed < worth:
+            units, self.capped = allowed / abs(habit.weight), True
+        if praise:
+            units *= self._fading
+        return RewardTerm(name=habit.name, value=units, weight=habit.weight) if units > 0.0 else None
 
 
-def _with_terms(step: Step, terms: Sequence[RewardTerm], scale: float) -> Step:
-    scaled = [term.model_copy(update={"weight": term.weight * scale}) for term in terms]
-    return step.model_copy(update={"terms": [*step.terms, *scaled]}) if scaled else step
+def _fading(final: float, goal: float) -> float:
+    """The share of praise that counts: all of it at a final reward of 0 or less, none at the goal."""
+    return min(max(1.0 - final / goal, 0.0), 1.0)
+
+
+def _with_terms(step: Step, terms: Sequence[RewardTerm]) -> Step:
+    return step.model_copy(update={"terms": [*step.terms, *terms]}) if terms else step

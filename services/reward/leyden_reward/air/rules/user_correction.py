@@ -1,0 +1,41 @@
+"""The user's next message says that the answer was wrong."""
+
+import re
+
+from leyden_platform.conversation import Turn
+from leyden_reward.air.rule import Rule, each
+
+_HEAD = 300
+_CORRECTS = re.compile(
+    r"""\s*
+    (?: no[,.!:;](?!\s*(?:thank|problem|worries|need|that['’]?s\ (?:all|it|fine|ok)|i['’]?m\ (?:good|fine)))
+      | (?:nope|wrong|incorrect)\b
+      | (?:that|this|it)(?:['’]s|\ is)\ (?:still\ )?
+        (?:wrong|incorrect|not\ (?:right|correct|true|working|what|how))
+      | still\ (?:wrong|broken|not)\b
+      | not\ what\ i\b
+      | you(?:['’]re|\ are)\ (?:wrong|mistaken)
+      | you\ (?:misunderstood|misread|forgot|missed|ignored)\b
+      | i\ (?:said|meant|asked\ for|asked\ you|already\ (?:said|told|asked))\b
+      | (?:please\ )?(?:try\ again|redo|correct\ this|fix\ this|fix\ that)\b
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+
+
+def corrected(turn: Turn) -> float:
+    """1 when the words that follow an answer begin with a correction."""
+    return float(
+        not turn.calls and bool(turn.reaction) and bool(_CORRECTS.match((turn.reaction or "")[:_HEAD]))
+    )
+
+
+RULE = Rule(
+    "user_correction",
+    each(corrected),
+    weight=-0.1,
+    at_most=2,
+    per="step",
+    sees="an answer after which the user's next message begins with a correction (English)",
+    why="the one who asked says so; it is the plainest feedback that production traffic has",
+)
