@@ -47,7 +47,7 @@ class OneWrite:
 class OneWriteProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol on such a transport."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         wrapped = OneWrite(cast("asyncio.Transport", transport), self.loop)
         super().connection_made(cast("asyncio.Transport", wrapped))
