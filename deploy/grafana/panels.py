@@ -314,6 +314,27 @@ SERVING = Section(
             unit="s",
         ),
         Chart(
+            "Where the time goes",
+            "Medians of a call's parts: waiting for a server, the server's answer, the log's acknowledgement.",
+            (
+                Query(quantile(0.5, "leyden_gateway_upstream_seconds"), "server"),
+                Query(quantile(0.5, "leyden_gateway_record_seconds"), "log"),
+                Query(quantile(0.5, "leyden_gateway_queue_seconds"), "waiting, of those that had to"),
+            ),
+            unit="s",
+        ),
+        Chart(
+            "Replica latency",
+            "The slowest twentieth of each replica's answers, by the version that it served.",
+            (
+                Query(
+                    quantile(0.95, "leyden_gateway_upstream_seconds", "policy, version, replica", POLICY),
+                    "{{policy}}@{{version}} {{replica}}",
+                ),
+            ),
+            unit="s",
+        ),
+        Chart(
             "In hand",
             "Calls being served, and those parked until their policy version is.",
             (
@@ -341,6 +362,25 @@ SERVING = Section(
                 Query(rate("leyden_gateway_upstream_retries_total", "reason"), "retried: {{reason}}"),
             ),
             unit="ops",
+        ),
+        Chart(
+            "Left alone",
+            "Each server's breaker: 1 while one call probes it, 2 while it gets none.",
+            (Query("max by (replica) (leyden_gateway_breaker_state)", "{{replica}}"),),
+        ),
+        Chart(
+            "Spool",
+            "Production records on disk that wait for Kafka, and those that went there, a second.",
+            (
+                Query("sum(leyden_gateway_spool_records)", "waiting"),
+                total("leyden_gateway_spooled_total"),
+            ),
+        ),
+        Chart(
+            "Gateway bytes",
+            "Taken in, given out and recorded, a second.",
+            (Query(rate("leyden_gateway_bytes_total", "direction"), "{{direction}}"),),
+            unit="Bps",
         ),
         Chart(
             "Replicas",

@@ -1,22 +1,24 @@
 """How much the metrics of this process grew."""
 
+from itertools import chain
+
 from prometheus_client import REGISTRY
 
 
 class Growth:
-    """The growth of one counter since this was made, for the values of one ``label``."""
+    """The growth of one counter since this was made, for the values of one ``label``, whatever the others."""
 
     def __init__(self, name: str, label: str, **others: str) -> None:
         self._name, self._label, self._others = name, label, others
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
-        return {
-            sample.labels[self._label]: sample.value
-            for family in REGISTRY.collect()
-            for sample in family.samples
-            if sample.name == self._name and self._others.items() <= sample.labels.items()
-        }
+        sums: dict[str, float] = {}
+        for sample in chain.from_iterable(family.samples for family in REGISTRY.collect()):
+            if sample.name == self._name and self._others.items() <= sample.labels.items():
+                value = sample.labels[self._label]
+                sums[value] = sums.get(value, 0.0) + sample.value
+        return sums
 
     def __call__(self) -> dict[str, float]:
         """By value of the label; what did not grow is left out."""

@@ -172,8 +172,9 @@ class Gateway:
         return [self.replicas.lane(state.url) for state in self.replicas.states()]
 
     def metric(self, name: str, **labels: str) -> float:
-        """A sample's value now."""
-        return REGISTRY.get_sample_value(name, labels) or 0.0
+        """The sum now of a metric's samples that have these labels, whatever others they have."""
+        samples = [sample for metric in REGISTRY.collect() for sample in metric.samples]
+        return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
 
 class Log:

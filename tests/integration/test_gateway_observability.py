@@ -228,9 +228,10 @@ async def test_what_a_call_counts(on: Stage, dialect: Dialect, *, streamed: bool
     gateway, claims, told = on.gateway, on.gateway.claims(), str(streamed).lower()
     policy = gateway.policy
     answered = Growth("leyden_gateway_requests_total", "status", protocol=str(dialect), streamed=told)
-    moved = Growth("leyden_gateway_bytes_total", "direction")
+    served = {"policy": policy, "version": "1", "replica": on.stub.url}
+    moved = Growth("leyden_gateway_bytes_total", "direction", **served)
     seconds = Growth("leyden_gateway_request_seconds_count", "streamed")
-    first = total(gateway, "first_token_seconds_count")
+    first = total(gateway, "first_token_seconds_count", **served)
     recorded = total(gateway, "record_seconds_count")
     answer = await on.ask(dialect, claims, stream=streamed)
     (raw,) = await gateway.log_now(claims.rollout_id)
@@ -242,14 +243,12 @@ async def test_what_a_call_counts(on: Stage, dialect: Dialect, *, streamed: bool
         "answer": len(answer.content),
         "record": len(raw.value or b""),
     }
-    assert total(gateway, "first_token_seconds_count") - first == streamed
+    assert total(gateway, "first_token_seconds_count", **served) - first == streamed
     assert total(gateway, "record_seconds_count") - recorded == 1
-    assert total(gateway, "upstream_seconds_count", replica=on.stub.url) == 1
-    labels = {"policy": policy, "version": "1"}
-    of_record = {**labels, "replica": on.stub.url, "status": "ok", "untrainable": ""}
-    assert total(gateway, "recorded_total", **of_record) == 1
-    assert total(gateway, "tokens_total", **labels, kind="prompt") == len(PROMPT_IDS)
-    assert total(gateway, "tokens_total", **labels, kind="sampled") == SAMPLED
+    assert total(gateway, "upstream_seconds_count", **served) == 1
+    assert total(gateway, "recorded_total", **served, status="ok", untrainable="") == 1
+    assert total(gateway, "tokens_total", **served, kind="prompt") == len(PROMPT_IDS)
+    assert total(gateway, "tokens_total", **served, kind="sampled") == SAMPLED
 
 
 async def test_refusals_are_counted_by_reason_with_their_bytes(on: Stage) -> None:
@@ -267,8 +266,9 @@ async def test_refusals_are_counted_by_reason_with_their_bytes(on: Stage) -> Non
 
 async def test_retries_queues_and_parked_calls_are_counted(on: Stage) -> None:
     gateway = on.gateway
-    retries = Growth("leyden_gateway_upstream_retries_total", "reason")
-    waits = Growth("leyden_gateway_park_waits_total", "outcome")
+    served = {"policy": gateway.policy, "version": "1", "replica": on.stub.url}
+    retries = Growth("leyden_gateway_upstream_retries_total", "reason", **served)
+    waits = Growth("leyden_gateway_park_waits_total", "outcome", policy=gateway.policy)
     queued = total(gateway, "queue_seconds_count")
     answers = iter([error(503, "busy"), None])
     on.stub.fail = lambda _body: next(answers, None)
@@ -277,7 +277,7 @@ async def test_retries_queues_and_parked_calls_are_counted(on: Stage) -> None:
     on.stub.models.clear()
     await eventually(lambda: not gateway.replicas.states()[0].models)
     parked = asyncio.create_task(on.ask(CHAT, gateway.claims()))
-    await eventually(lambda: total(gateway, "parked") == 1)
+    await eventually(lambda: total(gateway, "parked", policy=gateway.policy) == 1)
     assert total(gateway, "in_flight") == 1
     on.stub.models.add(f"{gateway.policy}@1")
     assert (await parked).status_code == 200

@@ -79,8 +79,8 @@ class Front:
                 raise
             await _refuse(caller, dialect, ApiError("the gateway failed to answer; its log has the reason"))
         finally:
-            metrics.count_bytes("request", caller.taken)
-            metrics.count_bytes("answer", caller.given)
+            metrics.count_bytes("request", caller.taken, caller.served)
+            metrics.count_bytes("answer", caller.given, caller.served)
 
     async def _answer(self, method: str, path: str, caller: Caller, started: float) -> None:
         named, route = parse_path(path)
@@ -135,6 +135,8 @@ class Front:
             status = ending.http_status
         finally:
             self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
+            if call.choice is not None:
+                caller.served = call.choice.served
         self._desk.answered(call)
         metrics.answered(call.protocol, streamed=call.streamed, status=status)
         metrics.request_seconds(call.streamed).observe(perf_counter() - call.started)

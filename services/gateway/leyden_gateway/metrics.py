@@ -1,7 +1,8 @@
 """Every number the gateway decides on or drops by."""
 
+from collections import OrderedDict
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import Counter, Gauge, Histogram
 
@@ -17,35 +18,50 @@ REFUSED = Counter(
 )
 RECORDED = Counter(
     "leyden_gateway_recorded_total",
-    "Completions acknowledged by Kafka; spooled ones count when they are.",
+    "Completions acknowledged by Kafka; spooled ones are counted apart.",
     ["policy", "version", "replica", "status", "untrainable"],
 )
 RECORD_FAILED = Counter(
     "leyden_gateway_record_failed_total", "Completions that Kafka did not acknowledge.", ["reason"]
 )
 TOKENS = Counter(
-    "leyden_gateway_tokens_total", "Tokens of recorded completions.", ["policy", "version", "kind"]
+    "leyden_gateway_tokens_total",
+    "Tokens of recorded completions.",
+    ["policy", "version", "replica", "kind"],
 )
-BYTES = Counter("leyden_gateway_bytes_total", "Bytes taken in, given out and recorded.", ["direction"])
+BYTES = Counter(
+    "leyden_gateway_bytes_total",
+    "Bytes taken in, given out and recorded, by who answered.",
+    ["policy", "version", "replica", "direction"],
+)
 REQUEST_SECONDS = Histogram(
     "leyden_gateway_request_seconds", "Arrival to last byte.", ["streamed"], buckets=_SECONDS
 )
 FIRST_TOKEN_SECONDS = Histogram(
-    "leyden_gateway_first_token_seconds", "Arrival to the first sampled token of a stream.", buckets=_SECONDS
+    "leyden_gateway_first_token_seconds",
+    "Arrival to the first sampled token of a stream.",
+    ["policy", "version", "replica"],
+    buckets=_SECONDS,
 )
 UPSTREAM_SECONDS = Histogram(
     "leyden_gateway_upstream_seconds",
     "Sending to a replica until its last byte.",
-    ["replica"],
+    ["policy", "version", "replica"],
     buckets=_SECONDS,
 )
 RECORD_SECONDS = Histogram(
     "leyden_gateway_record_seconds", "Publishing a record until its acknowledgement.", buckets=_SECONDS
 )
 IN_FLIGHT = Gauge("leyden_gateway_in_flight", "Calls being served.")
-PARKED = Gauge("leyden_gateway_parked", "Calls waiting for their policy version to be served.")
-PARK_WAITS = Counter("leyden_gateway_park_waits_total", "Calls that had to wait, by outcome.", ["outcome"])
-RETRIES = Counter("leyden_gateway_upstream_retries_total", "Sends that were repeated, by cause.", ["reason"])
+PARKED = Gauge("leyden_gateway_parked", "Calls waiting for their policy version to be served.", ["policy"])
+PARK_WAITS = Counter(
+    "leyden_gateway_park_waits_total", "Calls that had to wait, by outcome.", ["policy", "outcome"]
+)
+RETRIES = Counter(
+    "leyden_gateway_upstream_retries_total",
+    "Sends that were repeated, by cause, and by who had failed.",
+    ["policy", "version", "replica", "reason"],
+)
 REPLICA_UP = Gauge("leyden_gateway_replica_up", "Whether the replica answers.", ["replica"])
 REPLICA_MODELS = Gauge("leyden_gateway_replica_models", "Policy versions the replica serves.", ["replica"])
 ALIAS_VERSION = Gauge("leyden_gateway_alias_version", "The version an alias names.", ["policy", "alias"])
@@ -103,7 +119,10 @@ OVERFLOWED = Counter(
     "leyden_gateway_overflowed_total", "Calls that went elsewhere, for want of room here.", ["replica"]
 )
 QUEUE_SECONDS = Histogram(
-    "leyden_gateway_queue_seconds", "Waits of the calls that had to wait for a server.", buckets=_SECONDS
+    "leyden_gateway_queue_seconds",
+    "Waits of the calls that had to wait for a server.",
+    ["policy"],
+    buckets=_SECONDS,
 )
 HEDGES = Counter(
     "leyden_gateway_hedges_total", "Calls that were late and sent a second time, by outcome.", ["outcome"]
@@ -113,7 +132,11 @@ ALIAS_WEIGHT = Gauge(
 )
 SPOOL_RECORDS = Gauge("leyden_gateway_spool_records", "Records on disk that are not on the log yet.")
 SPOOL_BYTES = Gauge("leyden_gateway_spool_bytes", "What these count for against spool_max_bytes.")
-SPOOLED = Counter("leyden_gateway_spooled_total", "Records written to disk because Kafka was away.")
+SPOOLED = Counter(
+    "leyden_gateway_spooled_total",
+    "Records written to disk because Kafka was away.",
+    ["policy", "version", "replica"],
+)
 SPOOL_DRAINED = Counter("leyden_gateway_spool_drained_total", "Spooled records that Kafka acknowledged.")
 SPOOL_REFUSED = Counter(
     "leyden_gateway_spool_refused_total",
@@ -141,41 +164,84 @@ def request_seconds(streamed: bool) -> Histogram:
     return REQUEST_SECONDS.labels(str(streamed).lower())
 
 
+class Served(NamedTuple):
+    """Who answered: labels of a metric, empty where nobody did."""
+
+    policy: str = ""
+    version: str = ""
+    replica: str = ""
+
+    @classmethod
+    def by(cls, policy: str, version: int | None, replica: str) -> "Served":
+        """The labels of a policy's version on a replica.
+
+        Without a replica nobody answered, and the policy may be any text that a caller made up.
+        """
+        if not replica:
+            return NOBODY
+        return cls(policy, "" if version is None else str(version), replica)
+
+
+NOBODY = Served()
+
+_VERSIONS = 256
+"""Versions on replicas that latencies are kept of, because a version is served for hours and there is always
+a next one: beyond it the one that answered longest ago ends."""
+
+
+class Latencies:
+    """The histograms of who answers, so many of them at most."""
+
+    def __init__(self, kept: int = _VERSIONS) -> None:
+        self._kept = kept
+        self._known: OrderedDict[Served, tuple[Histogram, Histogram]] = OrderedDict()
+
+    def of(self, served: Served) -> tuple[Histogram, Histogram]:
+        """Upstream and first-token seconds."""
+        found = self._known.get(served)
+        if found is None:
+            found = UPSTREAM_SECONDS.labels(*served), FIRST_TOKEN_SECONDS.labels(*served)
+            self._known[served] = found
+            if len(self._known) > self._kept:
+                oldest, _ = self._known.popitem(last=False)
+                UPSTREAM_SECONDS.remove(*oldest)
+                FIRST_TOKEN_SECONDS.remove(*oldest)
+        self._known.move_to_end(served)
+        return found
+
+
+latencies = Latencies().of
+"""The histograms of a version on a replica."""
+
+
 @lru_cache(maxsize=1024)
-def upstream_seconds(replica: str) -> Histogram:
-    """The histogram of a replica's answers."""
-    return UPSTREAM_SECONDS.labels(replica)
+def _bytes(served: Served, direction: str) -> Counter:
+    return BYTES.labels(*served, direction)
 
 
-@lru_cache(maxsize=8)
-def _bytes(direction: str) -> Counter:
-    return BYTES.labels(direction)
-
-
-def count_bytes(direction: str, count: int) -> None:
+def count_bytes(direction: str, count: int, served: Served = NOBODY) -> None:
     """Count bytes of requests, answers or records."""
-    _bytes(direction).inc(count)
+    _bytes(served, direction).inc(count)
 
 
 @lru_cache(maxsize=1024)
-def _recorded(
-    policy: str, version: int | None, replica: str, status: str, untrainable: str | None
-) -> tuple[Counter, Counter, Counter]:
-    named = "" if version is None else str(version)
+def _recorded(served: Served, status: str, untrainable: str | None) -> tuple[Counter, Counter, Counter]:
     return (
-        RECORDED.labels(policy, named, replica, status, untrainable or ""),
-        TOKENS.labels(policy, named, "sampled"),
-        TOKENS.labels(policy, named, "prompt"),
+        RECORDED.labels(*served, status, untrainable or ""),
+        TOKENS.labels(*served, "sampled"),
+        TOKENS.labels(*served, "prompt"),
     )
 
 
-def count_recorded(record: dict[str, Any], size: int, *, prompt: bool) -> None:
-    """Count an acknowledged record of ``size`` bytes; ``prompt`` for the first of several alternatives."""
-    recorded, sampled, prompts = _recorded(
-        record["policy"], record["version"], record["replica"], record["status"].value, record["untrainable"]
-    )
-    recorded.inc()
+def count_recorded(record: dict[str, Any], size: int, *, prompt: bool, spooled: bool = False) -> None:
+    """Count a record of ``size`` bytes that is kept; ``prompt`` for the first of several alternatives."""
+    served = Served.by(record["policy"], record["version"], record["replica"])
+    recorded, sampled, prompts = _recorded(served, record["status"].value, record["untrainable"])
+    if spooled:
+        SPOOLED.labels(*served).inc()
+    else:
+        recorded.inc()
     sampled.inc(record["usage"]["completion_tokens"])
     if prompt:
         prompts.inc(record["usage"]["prompt_tokens"])
-    _bytes("record").inc(size)
+    _bytes(served, "record").inc(size)

@@ -10,6 +10,7 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from leyden_gateway.errors import ApiError, BodyTooLarge
+from leyden_gateway.metrics import NOBODY
 
 WATCH_AFTER_S = 0.02
 """Calls answered sooner are not watched for a hang-up: who leaves that early meets a finished call."""
@@ -45,6 +46,8 @@ class Caller:
         """Whether the status line has been sent."""
         self.taken = self.given = 0
         """Bytes of the request's body that arrived, and of the answer's that were sent."""
+        self.served = NOBODY
+        """Who answered, as metrics name it."""
 
     def header(self, name: bytes) -> str | None:
         """A request header, by its lower-case name."""

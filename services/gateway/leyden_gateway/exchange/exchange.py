@@ -175,7 +175,8 @@ class Exchange:
     def _observe(self) -> None:
         call = self.call
         if call.sent is not None and call.choice is not None:
-            metrics.upstream_seconds(call.choice.replica).observe(perf_counter() - call.sent)
+            upstream, _first_token = metrics.latencies(call.choice.served)
+            upstream.observe(perf_counter() - call.sent)
 
     async def _whole(self, answer: Answer, prepared: Prepared) -> Outcome:
         raw = await answer.body()
@@ -216,9 +217,11 @@ class Exchange:
         return Outcome(Ending.completed(), 200, headers, relay.held())
 
     async def _forward(self, data: bytes, headers: dict[str, str]) -> None:
-        if self.call.first_token_s is None and self.capture.sampled:
-            self.call.first_token_s = perf_counter() - self.call.started
-            metrics.FIRST_TOKEN_SECONDS.observe(self.call.first_token_s)
+        call = self.call
+        if call.first_token_s is None and self.capture.sampled and call.choice is not None:
+            call.first_token_s = perf_counter() - call.started
+            _upstream, first_token = metrics.latencies(call.choice.served)
+            first_token.observe(call.first_token_s)
         if data:
             if not self._caller.started:
                 await self._caller.start(200, {**headers, **self._own_headers()})

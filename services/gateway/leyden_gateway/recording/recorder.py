@@ -91,23 +91,26 @@ class Recorder:
             record = record | {"base": shrunk.base, "request": shrunk.request, "prompt_token_ids": prompt_ids}
         value = encode(record)
         key = str(record["rollout_id"]).encode()
-        await self._put(call, key, value, _headers(call, record))
+        spooled = await self._put(call, key, value, _headers(call, record))
         completion_id = record["completion_id"]
         self._conversations.remember(shrunk, completion_id, bytes(record["token_ids"]))
-        metrics.count_recorded(record, len(value), prompt=completion_id == call.completion_id)
+        first = completion_id == call.completion_id
+        metrics.count_recorded(record, len(value), prompt=first, spooled=spooled)
 
-    async def _put(self, call: Call, key: bytes, value: bytes, headers: Headers) -> None:
-        """On the log, or for production traffic and while Kafka is away, on this gateway's disk."""
+    async def _put(self, call: Call, key: bytes, value: bytes, headers: Headers) -> bool:
+        """On the log or, for production traffic and while Kafka is away, on disk; whether it was on disk."""
         spool = self._spool if may_spool(call.attribution.mode) else None
         if spool is not None and spool.wants(key):
             await spool.put(Topics.EVENTS.name, key, value, headers)
-            return
+            return True
         try:
             await self._publisher.publish_encoded(Topics.EVENTS.name, key, value, headers)
         except PublishFailed:
             if spool is None:
                 raise
             await spool.put(Topics.EVENTS.name, key, value, headers)
+            return True
+        return False
 
     def _unavailable(self, call: Call, count: int, error: Exception) -> RecordingUnavailable:
         failure = RecordingUnavailable(f"the completion could not be recorded and is withheld: {error}")

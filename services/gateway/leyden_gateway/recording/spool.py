@@ -205,7 +205,6 @@ class Spool:
                     if not written.done():
                         written.set_exception(_refused("disk", f"its spool cannot be written: {error}"))
                 continue
-            metrics.SPOOLED.inc(len(batch))
             self._work.set()
             for _record, written in batch:
                 if not written.done():

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from leyden_gateway.metrics import Served
 from leyden_gateway.routing.split import SERVING, canaries
 from leyden_schemas import AliasMoved, ModelPublished, parse_policy_ref, policy_at
 
@@ -157,6 +158,11 @@ class Choice:
     version: int | None
     slot: "Slot | None" = field(default=None, compare=False, repr=False)
     """The call's room on the way there."""
+
+    @property
+    def served(self) -> Served:
+        """Who answers, as metrics name it."""
+        return Served.by(self.policy, self.version, self.replica)
 
     @property
     def model(self) -> str:

@@ -20,7 +20,6 @@ from leyden_gateway.routing.choice import Choice
 from leyden_gateway.routing.externals import External
 from leyden_gateway.routing.failures import UNREACHABLE, Failure, dropped_model, verdict
 from leyden_gateway.routing.hedge import first_begun
-from leyden_gateway.routing.lane import Slot
 from leyden_gateway.routing.replicas import Replicas
 from leyden_gateway.routing.router import Router, Where
 from leyden_gateway.routing.settings import RoutingSettings
@@ -122,7 +121,7 @@ class Dispatcher:
             other = self._take_other(tries, choice)
             if other is None:
                 raise
-        metrics.RETRIES.labels("429").inc()
+        metrics.RETRIES.labels(*choice.served, "429").inc()
         return await self._send(tries, other)
 
     def _take_other(self, tries: _Tries, than: Choice) -> Choice | None:
@@ -140,7 +139,7 @@ class Dispatcher:
         """Raise ``_ModelDropped``, once, when the replica lost the version it was chosen for."""
         if choice.version is None or tries.re_resolved or not dropped_model(refusal, choice.model):
             return
-        metrics.RETRIES.labels("model_dropped").inc()
+        metrics.RETRIES.labels(*choice.served, "model_dropped").inc()
         tries.re_resolved = True
         self._replicas.drop_model(choice.replica, choice.model)
         raise _ModelDropped from refusal
@@ -177,7 +176,7 @@ class Dispatcher:
         try:
             answer = await self._request(tries, choice)
         except (ReplicaUnavailable, UpstreamRefused, UpstreamTimedOut, MalformedAnswer) as failure:
-            self._learn(tries, slot, failure)
+            self._learn(tries, choice, failure)
             raise
         finally:
             if answer is None:
@@ -207,12 +206,13 @@ class Dispatcher:
                 f"{where.policy} did not begin to answer within {where.begin_timeout_s:g} s"
             ) from None
 
-    def _learn(self, tries: _Tries, slot: Slot, failure: Failure) -> None:
-        lane, found = slot.lane, verdict(failure)
-        slot.settle(found.ok, str(failure))
+    def _learn(self, tries: _Tries, choice: Choice, failure: Failure) -> None:
+        assert choice.slot is not None
+        lane, found = choice.slot.lane, verdict(failure)
+        choice.slot.settle(found.ok, str(failure))
         lane.rest(min(found.rest_s, self._routing.retry_after_max_s))
         if isinstance(failure, ReplicaUnavailable):
-            metrics.RETRIES.labels(failure.reason).inc()
+            metrics.RETRIES.labels(*choice.served, failure.reason).inc()
             tries.avoid |= {lane.name}
             if failure.reason in UNREACHABLE and not isinstance(tries.where, External):
                 self._replicas.mark_down(lane.url)

@@ -62,9 +62,12 @@ class Router:
         Raises ``ModelNotFound``; after that time ``ModelUnavailable``, ``ReplicasFailing`` or
         ``ReplicasBusy``.
         """
-        outcome = "gone"
+        outcome, policy = "gone", policy_name(where) if isinstance(where, str) else where.policy
         try:
-            with metrics.PARKED.track_inprogress(), metrics.QUEUE_SECONDS.time():
+            with (
+                metrics.PARKED.labels(policy).track_inprogress(),
+                metrics.QUEUE_SECONDS.labels(policy).time(),
+            ):
                 async with asyncio.timeout(self._park_timeout_s) as parking:
                     choice = await self._wait(where, rollout_id, avoid)
             outcome = "served"
@@ -77,7 +80,7 @@ class Router:
             outcome = "timed_out"
             raise self._why(where, rollout_id) from None
         finally:
-            metrics.PARK_WAITS.labels(outcome).inc()
+            metrics.PARK_WAITS.labels(policy, outcome).inc()
 
     async def _wait(self, where: Where, rollout_id: UUID, avoid: Set[str]) -> Choice:
         while True:
