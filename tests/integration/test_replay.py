@@ -1,7 +1,7 @@
 """A replay on a real broker, against what the live services published from the same log."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from leyden_platform.testing.rollouts import Rollout, answer, call, make_task, t
 from leyden_replay.definitions import Changes, Definitions, definitions
 from leyden_replay.edges import LogEdge
 from leyden_replay.replay import Request, replay
-from leyden_replay.stream import topics_of
+from leyden_replay.roster import Selection
+from leyden_replay.stream import OtherDefinitions, topics_of
+from leyden_replay.stretch import NothingThere
 from leyden_replay.summary import Summary
 from leyden_reward.app import processors as reward_processors
 from leyden_reward.rewards.workers import RewardWorkers
@@ -203,5 +205,76 @@ async def test_the_same_definitions_give_the_live_samples_again_bit_for_bit(
     before = await told.live(Topics.TRAJECTORIES)
     for trajectory in trajectories:
         was = before[trajectory.rollout_id]
-        as_live = trajectory.model_copy(update={"run": "default", "trajectory_id": was.trajectory_id})
-        assert encode(as_live) == encode(was)
+        again = trajectory.model_copy(update={"run": "default", "trajectory_id": was.trajectory_id})
+        assert encode(again) == encode(was)
+
+
+async def test_a_replay_under_other_definitions_is_compared_and_a_repeat_adds_nothing(
+    kafka: KafkaSettings, publisher: KafkaPublisher, folder: Path
+) -> None:
+    told = await lived(kafka, publisher, folder, groups=3)
+    name = uuid4().hex
+    other = Changes(reward="exact_match", estimator="grpo", air_cap=0.0, path=[folder])
+    first = await replay(told.request(name, other))
+    assert first.comparison is not None
+    final, air, _ = first.comparison.measures
+    assert (final.compared, final.down, final.up) == (12, 12, 0)
+    assert final.after is not None
+    assert {final.after.minimum, final.after.maximum} == {0.0, 1.0}
+    assert air.after is not None
+    assert (air.after.minimum, air.after.maximum) == (0.0, 0.0)
+    assert first.comparison.samples.different == 12
+    assert first.estimators == {"grpo": 12}
+    assert first.written == {"trajectories": 12, "samples": 12}
+    _, samples = await written(kafka, name, first)
+    assert {sample.estimator for sample in samples} == {"grpo"}
+
+    again = await replay(told.request(name, other))
+    assert again.written == {"trajectories already there": 12, "samples already there": 12}
+    _, unchanged = await written(kafka, name, again)
+    assert len(unchanged) == len(samples)
+    with pytest.raises(OtherDefinitions, match="choose another name"):
+        await replay(told.request(name, Changes(reward="exact_match", estimator="rloo", path=[folder])))
+
+
+async def test_a_dry_run_writes_nothing_and_makes_no_topics(
+    kafka: KafkaSettings, publisher: KafkaPublisher, folder: Path
+) -> None:
+    told = await lived(kafka, publisher, folder, groups=1)
+    name = uuid4().hex
+    summary = await replay(told.request(name, dry_run=True))
+    assert (summary.counts.samples, summary.written) == (4, {})
+    assert await ensure_topics(kafka, topics_of(name)) == [topic.name for topic in topics_of(name)]
+
+
+async def test_user_code_that_misbehaves_excludes_its_rollouts_with_a_reason(
+    kafka: KafkaSettings, publisher: KafkaPublisher, folder: Path
+) -> None:
+    (folder / "bad_rewards.py").write_text("import sys\ndef leaves(trajectory): sys.exit(3)\n")
+    told = await lived(kafka, publisher, folder, groups=1)
+    summary = await replay(told.request(uuid4().hex, Changes(reward="bad_rewards:leaves", path=[folder])))
+    assert summary.counts.excluded == {"reward_exited": 4}
+    assert "sys.exit" in summary.examples["reward_exited"]
+    assert summary.comparison is not None
+    assert summary.comparison.statuses == {"scored -> excluded (reward_exited)": 4}
+    assert summary.comparison.samples.only_before == 4
+    assert summary.dropped["credit_groups_dropped (too_few)"] == 1
+
+
+async def test_nothing_in_the_stretch_is_an_error_that_says_what_was_seen(
+    kafka: KafkaSettings, publisher: KafkaPublisher
+) -> None:
+    events = Topic(f"{Topics.EVENTS.name}.{uuid4().hex}", partitions=2)
+    await ensure_topics(kafka, [events])
+    request = Lived(kafka, events.name, [], definitions(Changes(), kafka=kafka)).request(
+        uuid4().hex, dry_run=True
+    )
+    with pytest.raises(NothingThere, match="no events between"):
+        await replay(request)
+    rollout = Rollout()
+    await publisher.publish(rollout.started(), rollout.completion(), topic=events.name)
+    with pytest.raises(NothingThere, match="1 rollouts were not finished"):
+        await replay(request)
+    for selection, said in ((Selection(tenant="x"), "2 of other tenants"), (Selection(), "not finished")):
+        with pytest.raises(NothingThere, match=said):
+            await replay(replace(request, selection=selection))

@@ -24,8 +24,8 @@ MOVERS = 10
 class Told(NamedTuple):
     """What one side says: trajectories and samples by rollout."""
 
-    scored: Mapping[UUID, Scored]
-    credited: Mapping[UUID, Credited]
+    scored: dict[UUID, Scored]
+    credited: dict[UUID, Credited]
 
 
 class _Part(BaseModel):

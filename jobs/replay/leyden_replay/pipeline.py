@@ -6,7 +6,7 @@ however long each was scored, so that the same log gives the same results in the
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,10 +14,11 @@ from datetime import datetime, timedelta
 import structlog
 
 from leyden_platform.clock import Clock
-from leyden_platform.messaging import Partition, Processor, ProcessorFactory, Publisher, Record
+from leyden_platform.messaging import Partition, Processor, ProcessorFactory, Publisher, Record, Unavailable
 from leyden_platform.messaging.batches import too_large
 from leyden_platform.messaging.publisher import Headers
 from leyden_replay.merge import Timed
+from leyden_replay.roster import Chosen
 from leyden_replay.stretch import BEFORE_ALL, Stretch
 from leyden_schemas import MalformedMessage, Message, Topics, encode
 
@@ -119,10 +120,45 @@ class Chunk:
 
 
 MakeProcessors = Callable[[Publisher, Clock], ProcessorFactory]
+Choose = Callable[[Record, bool], Chosen | None]
+
+
+class Stage:
+    """A service that reads what the one before it found, as if from a topic, each thing at its own time."""
+
+    def __init__(self, make: MakeProcessors, topic: str, max_message_bytes: int) -> None:
+        self._place, self._offset = Partition(topic, 0), 0
+        self._time, self._found = LogTime(), Collector(max_message_bytes)
+        self._processor = make(self._found, self._time)(self._place)
+
+    async def take(self, result: Result) -> None:
+        """Handle one message."""
+        self._time.reach(result.cause.time)
+        _cause.set(result.cause)
+        stamp_ms = int(result.cause.time.timestamp() * 1000)
+        await self._processor.handle(
+            Record(self._place, self._offset, result.key, result.value, {}, stamp_ms)
+        )
+        self._offset += 1
+
+    async def settled(self, cause: Cause) -> list[Result]:
+        """Everything found, once the log has come to ``cause`` and nothing is under way."""
+        self._time.reach(cause.time)
+        _cause.set(cause)
+        await self._processor.tick()
+        await self._processor.drain()
+        return self._found.take()
+
+    async def close(self) -> None:
+        """Forget what is open."""
+        await self._processor.close()
 
 
 class Pipeline:
-    """Takes the records of a stretch once. ``at_start`` is called where the lead-in ends."""
+    """Takes the records of a stretch once. ``at_start`` is called where the lead-in ends.
+
+    ``ranking`` is there when there is a judge that ranks the rollouts of a group.
+    """
 
     def __init__(
         self,
@@ -131,24 +167,22 @@ class Pipeline:
         stretch: Stretch,
         *,
         max_message_bytes: int,
+        ranking: MakeProcessors | None = None,
         at_start: Callable[[], None] = lambda: None,
     ) -> None:
         self._stretch, self._at_start = stretch, at_start
-        self._order = self._offset = 0
-        self._time, self._credit_time = LogTime(), LogTime()
+        self._order = 0
+        self._time, self._scored = LogTime(), Collector(max_message_bytes)
         self._ticked = BEFORE_ALL
         self._began = stretch.since <= BEFORE_ALL
-        self._scored, self._credited = Collector(max_message_bytes), Collector(max_message_bytes)
         self._reward_factory = reward(self._scored, self._time)
         self._rewards: dict[Partition, Processor] = {}
-        self._credit = credit(self._credited, self._credit_time)(Partition(Topics.TRAJECTORIES.name, 0))
+        self._ranking = Stage(ranking, Topics.RANKINGS.name, max_message_bytes) if ranking else None
+        self._credit = Stage(credit, Topics.TRAJECTORIES.name, max_message_bytes)
         self._chunk = Chunk()
 
     async def run(
-        self,
-        records: AsyncIterator[Timed],
-        choose: Callable[[Record, bool], Record | None],
-        ends: datetime | None,
+        self, records: AsyncIterator[Timed], choose: Choose, ends: datetime | None
     ) -> AsyncIterator[Chunk]:
         """Results, a chunk of records at a time. ``ends`` is the time that the log reaches after the last.
 
@@ -162,48 +196,53 @@ class Pipeline:
             if self._chunk.records >= CHUNK_RECORDS or self._chunk.size >= CHUNK_BYTES:
                 yield await self._settled()
         await self._passes(ends or self._time.now())
-        await self._tick(counts=self._began)
+        await self._tick()
         yield await self._settled()
 
     async def close(self) -> None:
         """Forget everything that is open."""
-        for processor in (*self._rewards.values(), self._credit):
+        stages = (self._ranking, self._credit) if self._ranking else (self._credit,)
+        for part in (*self._rewards.values(), *stages):
             with contextlib.suppress(Exception):
-                await processor.close()
+                await part.close()
 
-    async def _take(self, timed: Timed, choose: Callable[[Record, bool], Record | None]) -> None:
+    async def _take(self, timed: Timed, choose: Choose) -> None:
         counts = self._began and self._stretch.counts(timed.record, timed.time)
         self._chunk.records += 1
         self._chunk.size += len(timed.record.value or b"")
         self._chunk.time = timed.time
-        record = choose(timed.record, counts)
-        if record is None:
+        if (chosen := choose(timed.record, counts)) is None:
             return
-        self._because(timed.time, counts)
+        processor = self._reward_of(timed.record.partition)
+        _cause.set(self._cause_now(counts=counts))
         try:
-            await self._reward_of(record.partition).handle(record)
+            await processor.handle(chosen.record)
+            if chosen.alone:
+                await processor.drain()
         except MalformedMessage as error:
             self._chunk.malformed += counts
-            log.warning("event_malformed", where=record.where, error=str(error))
+            log.warning("event_malformed", where=timed.record.where, error=str(error))
+        except Unavailable:
+            raise
         except Exception as error:  # the seam: what one event holds must not end the replay
             self._chunk.failed += counts
-            log.error("event_failed", where=record.where, exc_info=error)
+            log.error("event_failed", where=timed.record.where, exc_info=error)
 
     async def _passes(self, time: datetime) -> None:
         """The log has reached ``time``: close what is past its deadline, and what was before the stretch."""
         if not self._began and time >= self._stretch.since:
             self._time.reach(self._stretch.since)
-            await self._tick(counts=False)
+            await self._tick()
             await self._settle()
             self._began = True
             self._at_start()
         self._time.reach(time)
         if time - self._ticked >= TICK:
-            await self._tick(counts=self._began)
+            await self._tick()
 
-    async def _tick(self, *, counts: bool) -> None:
+    async def _tick(self) -> None:
         self._ticked = self._time.now()
-        self._because(self._ticked, counts)
+        _cause.set(self._cause_now(counts=self._began))
         for processor in self._rewards.values():
             await processor.tick()
 
@@ -213,29 +252,31 @@ class Pipeline:
         return chunk
 
     async def _settle(self) -> None:
-        """Wait for everything that is being scored, and credit it."""
+        """Wait for everything that is being scored and ranked, and credit it."""
         for processor in self._rewards.values():
             await processor.drain()
-        for result in sorted(self._scored.take(), key=_place):
-            if result.topic.startswith(Topics.TRAJECTORIES.name):
-                await self._give_credit(result)
-        self._credit_time.reach(self._time.now())
-        self._because(self._time.now(), self._began)
-        await self._credit.tick()
-        self._chunk.samples += [result for result in self._credited.take() if result.cause.counts]
+        for trajectory in await self._ranked(sorted(self._scored.take(), key=_place)):
+            self._chunk.trajectories.append(trajectory)
+            await self._credit.take(trajectory)
+        found = await self._credit.settled(self._cause_now(counts=self._began))
+        self._chunk.samples += [
+            result for result in found if result.cause.counts and result.topic.startswith(Topics.SAMPLES.name)
+        ]
 
-    async def _give_credit(self, scored: Result) -> None:
-        self._chunk.trajectories.append(scored)
-        self._credit_time.reach(scored.cause.time)
-        self._because(scored.cause.time, scored.cause.counts)
-        place = Partition(Topics.TRAJECTORIES.name, 0)
-        stamp_ms = int(scored.cause.time.timestamp() * 1000)
-        await self._credit.handle(Record(place, self._offset, scored.key, scored.value, {}, stamp_ms))
-        self._offset += 1
+    async def _ranked(self, scored: Sequence[Result]) -> list[Result]:
+        """Trajectories whose reward is known, those of ranked groups among them."""
+        known = [result for result in scored if result.topic.startswith(Topics.TRAJECTORIES.name)]
+        if self._ranking is None:
+            return known
+        for result in scored:
+            if result.topic.startswith(Topics.RANKINGS.name):
+                await self._ranking.take(result)
+        ranked = await self._ranking.settled(self._cause_now(counts=self._began))
+        return sorted([*known, *ranked], key=_place)
 
-    def _because(self, time: datetime, counts: bool) -> None:
+    def _cause_now(self, *, counts: bool) -> Cause:
         self._order += 1
-        _cause.set(Cause(self._order, time, counts))
+        return Cause(self._order, self._time.now(), counts)
 
     def _reward_of(self, partition: Partition) -> Processor:
         if partition not in self._rewards:

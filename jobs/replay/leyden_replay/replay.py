@@ -23,11 +23,11 @@ from leyden_replay.merge import merged
 from leyden_replay.pipeline import Chunk, Pipeline
 from leyden_replay.roster import Roster, Selection
 from leyden_replay.stream import ReplayStream, topics_of
-from leyden_replay.stretch import BEFORE_ALL, NothingThere, Stretch, plan
+from leyden_replay.stretch import BEFORE_ALL, NothingThere, Stretch, in_order, plan
 from leyden_replay.summary import Counts, Edges, Metrics, Summary, grown, metrics_now
 from leyden_reward.app import processors as reward_processors
-from leyden_reward.app import reward_workers
-from leyden_reward.rewards.workers import RewardWorkers
+from leyden_reward.app import rankings, reward_workers
+from leyden_reward.rewards.judging.client import JudgeClient
 from leyden_schemas import Topics
 
 Progress = Callable[[str, int, int], None]
@@ -91,22 +91,18 @@ async def replay(request: Request, progress: Progress = lambda *_: None) -> Summ
     ``CatalogueError``, and ``Unavailable`` when the broker stays away. What was written by then stays; the
     same replay again adds only what is missing.
     """
-    topics_of(request.name)
+    check(request)
     found, timings = _Found(), dict[str, float]()
     marks = [metrics_now()]
     roster = Roster(request.name, request.selection, request.definitions.change)
     with _timed(timings, "replay"):
-        async with BoundedReader(request.kafka, request.events) as reader, _workers(request) as workers:
+        async with BoundedReader(request.kafka, request.events) as reader:
             stretch = await plan(
                 reader, request.since, request.until, lead_in=request.lead_in, now=request.now
             )
-            pipeline = _pipeline(request, stretch, workers, lambda: marks.append(metrics_now()))
-            async with _stream(request) as stream:
-                try:
-                    await _go_over(request, reader, stretch, pipeline, roster, stream, found, progress)
-                    marks.append(metrics_now())
-                finally:
-                    await pipeline.close()
+            async with _stream(request) as stream, _pipeline(request, stretch, marks) as pipeline:
+                await _go_over(request, reader, stretch, pipeline, roster, stream, found, progress)
+                marks.append(metrics_now())
     _complete(found, roster, marks)
     if not found.after.scored:
         raise NothingThere(_nothing(found.counts))
@@ -115,6 +111,12 @@ async def replay(request: Request, progress: Progress = lambda *_: None) -> Summ
         with _timed(timings, "comparison"):
             comparison = await _compare(request, stretch, found.after, progress)
     return _summary(request, stretch, found, marks, stream, comparison, timings)
+
+
+def check(request: Request) -> None:
+    """What can be told without a broker. Raises ``BadEdge`` or ``BadName``."""
+    topics_of(request.name)
+    in_order(request.since, request.until, request.now)
 
 
 async def _go_over(
@@ -139,26 +141,27 @@ async def _go_over(
     progress("replaying", stretch.records, stretch.records)
 
 
-def _pipeline(
-    request: Request, stretch: Stretch, workers: RewardWorkers, at_start: Callable[[], None]
-) -> Pipeline:
-    settings = request.definitions
-    return Pipeline(
-        lambda publisher, clock: reward_processors(settings.reward, workers, publisher, clock),
-        lambda publisher, clock: credit_processors(settings.credit, publisher, clock),
+@asynccontextmanager
+async def _pipeline(request: Request, stretch: Stretch, marks: list[Metrics]) -> AsyncIterator[Pipeline]:
+    """The services' processors, with workers and a judge of their own for as long as it lasts."""
+    reward, credit = request.definitions.reward, request.definitions.credit
+    workers, judge = reward_workers(reward), JudgeClient(reward.judge)
+    await workers.start()
+    pipeline = Pipeline(
+        lambda publisher, clock: reward_processors(reward, workers, publisher, clock, judge=judge),
+        lambda publisher, clock: credit_processors(credit, publisher, clock),
         stretch,
         max_message_bytes=request.kafka.max_message_bytes,
-        at_start=at_start,
+        ranking=(lambda publisher, clock: rankings(reward, workers, publisher, clock, judge))
+        if reward.judge.url is not None
+        else None,
+        at_start=lambda: marks.append(metrics_now()),
     )
-
-
-@asynccontextmanager
-async def _workers(request: Request) -> AsyncIterator[RewardWorkers]:
-    workers = reward_workers(request.definitions.reward)
-    await workers.start()
     try:
-        yield workers
+        yield pipeline
     finally:
+        await pipeline.close()
+        await judge.close()
         await workers.stop()
 
 

@@ -1,6 +1,7 @@
 """Writes what a replay found: ``replay.json``, ``rewards.png`` and a self-contained ``report.html``."""
 
 import base64
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def prepare(folder: Path) -> None:
             pass
     except OSError as error:
         raise ReportFailed(f"the report cannot be written to {folder}: {error}; choose --reports") from error
+
+
+def discard(folder: Path) -> None:
+    """Delete the folder when nothing was written into it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write(summary: Summary, folder: Path) -> list[Path]:

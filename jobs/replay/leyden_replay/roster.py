@@ -1,7 +1,7 @@
 """Which rollouts a replay is about, told from their events at a glance, and which it saw in part."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from leyden_platform.messaging import Record
 from leyden_schemas import RewardSpec, RolloutStarted, decode, encode, parse_policy_ref
 
-_STARTED = "rollout_started"
+_STARTED, _SIGNAL, _FINISHED = "rollout_started", "signal_recorded", "rollout_finished"
 
 
 class NameTaken(ValueError):
@@ -29,11 +29,23 @@ class _Head(BaseModel):
     rollout_id: UUID
     tenant: str = "default"
     run: str = "default"
+    source: str = ""
     policy: str | None = None
     task: _TaskHead | None = None
 
 
 _HEAD = TypeAdapter(_Head)
+
+
+class Chosen(NamedTuple):
+    """A record as the services are to see it.
+
+    ``alone`` says that what it leads to has to be known before the next: feedback on a rollout that is over
+    makes the service read the log again, in its own time.
+    """
+
+    record: Record
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +94,11 @@ class Roster:
         self._meant: dict[UUID, bool] = {}
         self._begun: set[UUID] = set()
         self._without_start: set[UUID] = set()
+        self._over: set[UUID] = set()
         self.passed_over = 0
 
-    def take(self, record: Record, *, counts: bool) -> Record | None:
-        """The record as the services are to see it; None when its rollout is not meant.
+    def take(self, record: Record, *, counts: bool) -> Chosen | None:
+        """What the services are to see of a record; None when its rollout is not meant.
 
         Bytes that are no event are handed on: the service that reads them says what is wrong. Raises
         ``NameTaken``.
@@ -93,16 +106,19 @@ class Roster:
         try:
             head = _HEAD.validate_json(record.value or b"")
         except ValidationError:
-            return record
+            return Chosen(record)
         if not self._is_meant(head):
             self.passed_over += counts
             return None
         if head.type == _STARTED:
             self._begun.add(head.rollout_id)
-            return self._changed(record)
+            return Chosen(self._changed(record))
         if counts and head.rollout_id not in self._begun:
             self._without_start.add(head.rollout_id)
-        return record
+        alone = bool(head.source) or (head.type == _SIGNAL and head.rollout_id in self._over)
+        if head.type == _FINISHED:
+            self._over.add(head.rollout_id)
+        return Chosen(record, alone)
 
     def cut_off(self, ended: set[UUID]) -> tuple[int, int]:
         """Rollouts that began before what was read, and those that had not ended after it."""

@@ -70,7 +70,7 @@ async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, 
     Raises ``BadEdge``, ``RangeGone``, ``NothingThere`` and what the source raises.
     """
     extents = source.extents
-    _in_order(since, until, now)
+    in_order(since, until, now)
     first, stops = _offsets(since, extents, "--from"), _offsets(until, extents, "--to")
     _not_gone(first, extents)
     begins = await _begins(source, since, first)
@@ -98,7 +98,8 @@ async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, 
     return stretch
 
 
-def _in_order(since: Edge, until: Edge, now: datetime) -> None:
+def in_order(since: Edge, until: Edge, now: datetime) -> None:
+    """Raises ``BadEdge`` when nothing can lie between the edges, whatever the log holds."""
     if isinstance(since, datetime) and since >= now:
         raise BadEdge(f"--from {since.isoformat()} is not in the past")
     if isinstance(since, datetime) and isinstance(until, datetime) and since >= until:

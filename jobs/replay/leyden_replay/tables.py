@@ -140,7 +140,7 @@ def _counts(summary: Summary) -> Table:
 
 
 def _excluded(summary: Summary) -> Table:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (reason, str(count), summary.examples.get(reason, ""))
         for reason, count in sorted(summary.counts.excluded.items(), key=lambda item: -item[1])
     ]

@@ -26,7 +26,7 @@ from leyden_reward.app import processors as reward_processors
 from leyden_reward.rewards.verdict import Graded, Verdict
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.settings import RewardSettings
-from leyden_schemas import Limits, RewardSpec, RewardTerm, TrainingSample, Trajectory, decode
+from leyden_schemas import EventMessage, Limits, RewardSpec, RewardTerm, TrainingSample, Trajectory, decode
 
 NOW = at(100_000)
 REWARD = RewardSettings(grace_s=10.0)
@@ -218,14 +218,14 @@ async def test_bytes_that_are_no_event_are_counted_and_the_rest_goes_on() -> Non
 
 def busy(stories: Sequence[tuple[int, int, int]]) -> MemoryLog:
     """Groups of two with a story (begin, how much later it ends, partition) a rollout, merged by time."""
-    told = []
+    told: list[tuple[float, int, EventMessage, int]] = []
     for number in range(0, len(stories) - 1, 2):
         for rollout, (begins, lasts, partition) in zip(group(), stories[number : number + 2], strict=True):
-            events = (
+            events: list[EventMessage] = [
                 rollout.started(),
                 rollout.completion(),
                 rollout.finished("4" if rollout.index else "5"),
-            )
+            ]
             told += [(begins + lasts * part / 2, part, event, partition) for part, event in enumerate(events)]
     log = MemoryLog(2)
     for seconds, _, event, partition in sorted(told, key=lambda each: each[:2]):

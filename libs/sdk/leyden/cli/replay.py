@@ -163,9 +163,12 @@ def replay(
         )
         folder = reports / f"replay-{name}"
         report.prepare(folder)
-        summary = _run(request)
-        _show(summary)
-        files = report.write(summary, folder)
+        try:
+            summary = _run(request)
+            _show(summary)
+            files = report.write(summary, folder)
+        finally:
+            report.discard(folder)
     output.print(f"{headline(summary)}.", highlight=False, soft_wrap=True)
     output.print(f"Report: {files[-1]}", highlight=False, soft_wrap=True)
 
@@ -173,13 +176,13 @@ def replay(
 def _request(asked: dict[str, Any], changes: dict[str, Any], kafka: "KafkaSettings") -> "Request":
     from leyden_replay.definitions import Changes, definitions
     from leyden_replay.edges import LogEdge, duration_s, parse_edge
-    from leyden_replay.replay import Request
+    from leyden_replay.replay import Request, check
     from leyden_replay.roster import Selection
 
     now = datetime.now(UTC)
     since, until = asked.pop("since"), asked.pop("until")
     lead_in = timedelta(seconds=duration_s(asked.pop("lead_in")))
-    return Request(
+    request = Request(
         **asked | {"selection": Selection(**asked["selection"])},
         kafka=kafka,
         since=parse_edge(since, now=now, word=LogEdge.BEGINNING),
@@ -189,6 +192,8 @@ def _request(asked: dict[str, Any], changes: dict[str, Any], kafka: "KafkaSettin
         now=now,
         lead_in=lead_in,
     )
+    check(request)
+    return request
 
 
 def _run(request: "Request") -> "Summary":
