@@ -103,7 +103,7 @@ class PythonTests(RewardParams):
         default=None, description="Python, in one piece or several; the reference, unless given."
     )
     partial: bool = Field(default=False, description="The share of tests passed, instead of all or nothing.")
-    cpu_s: float = Field(default=10.0, gt=0, le=120, description="Computing time of each piece.")
+    cpu_s: float = Field(default=10.0, gt=0, le=120, description="Computing time of all tests together.")
     memory_mb: int = Field(default=512, ge=64, le=8192)
 
 
@@ -140,7 +140,7 @@ class Feedback(RewardParams):
     @model_validator(mode="after")
     def _have_points(self) -> "Feedback":
         if self.scales is not None and not all(self.scales.values()):
-            raise ValueError("a scale has at least one point, as in {\"thumb\": {\"-1\": 0, \"1\": 1}}")
+            raise ValueError('a scale has at least one point, as in {"thumb": {"-1": 0, "1": 1}}')
         return self
 
 

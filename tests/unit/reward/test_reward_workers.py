@@ -13,11 +13,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from leyden_platform.settings import CatalogueSettings
 from leyden_platform.testing.rollouts import make_task, make_trajectory
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
 from leyden_reward.rewards.workers import CatalogueError, RewardWorkers
+from leyden_schemas import RewardSpec
 
 USER_CODE = """
 import asyncio, math, os, sys, time
@@ -54,6 +56,36 @@ def text(trajectory):
 
 def process(trajectory):
     return float(os.getpid())
+
+def crashes(trajectory):
+    import ctypes
+    ctypes.string_at(0)
+
+def hoards(trajectory):
+    return float(len(bytearray(10**10)))
+
+def sleeps(trajectory):
+    time.sleep(3)
+    return 1.0
+
+def talks(trajectory):
+    print("to whom it", "may concern")
+    os.write(1, b"straight out\\n")
+    sys.stderr.write("an error\\n")
+    if trajectory.output == "4":
+        raise ValueError("enough")
+    return 1.0
+
+def mutes(trajectory):
+    if sys.stdout:
+        sys.stdout.close()
+        os.close(1)
+        sys.stdout = None
+    return 1.0
+
+def feeds_back(trajectory):
+    from leyden import RewardTerm
+    return RewardTerm(name="style", value=0.5, weight=2.0, feedback="too long")
 """
 FUNCTIONS = re.findall(r"def (\w+)", USER_CODE)
 
@@ -105,6 +137,98 @@ async def test_functions_are_judged_by_what_they_return_or_raise(catalogue: Cata
         assert reason(await workers.grade("not_a_number", TRAJECTORY)) is Reason.NOT_FINITE
         assert reason(await workers.grade("text", TRAJECTORY)) is Reason.WRONG_TYPE
         assert reason(await workers.grade("leaves", TRAJECTORY)) is Reason.EXITED
+
+
+async def test_memory_is_bounded_and_a_crash_is_told(catalogue: CatalogueSettings) -> None:
+    workers = RewardWorkers(catalogue, count=1, deadline_s=20.0, memory_mb=1024)
+    await workers.start()
+    try:
+        hoarded = await workers.grade("hoards", TRAJECTORY)
+        assert isinstance(hoarded, Refused)
+        assert "MemoryError" in hoarded.text
+        assert reason(await workers.grade("crashes", TRAJECTORY)) is Reason.EXITED
+        assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+    finally:
+        await workers.stop()
+
+
+async def test_what_is_printed_goes_to_the_verdict_or_the_log_and_not_to_our_output(
+    catalogue: CatalogueSettings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with running(catalogue) as workers:
+        with capture_logs() as logs:
+            told = await workers.grade("talks", TRAJECTORY)
+            quiet = await workers.grade("talks", TRAJECTORY.model_copy(update={"output": "5"}))
+            silent = await workers.grade("right", TRAJECTORY)
+            for _ in range(2):
+                assert isinstance(await workers.grade("mutes", TRAJECTORY), Graded)
+    printed = "to whom it may concern\nstraight out\nan error"
+    assert isinstance(told, Refused)
+    assert told.text.endswith(f"; it printed: {printed}")
+    assert isinstance(quiet, Graded)
+    assert isinstance(silent, Graded)
+    lines = [line for line in logs if line["event"] == "reward_printed"]
+    assert [(line["reward"], line["text"]) for line in lines] == [("talks", printed)]
+    output = capfd.readouterr()
+    assert "concern" not in output.out + output.err
+
+
+async def test_slow_calls_do_not_hold_up_a_quick_one(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue, count=1) as workers:
+        slow = [asyncio.create_task(workers.grade("sleeps", TRAJECTORY)) for _ in range(2)]
+        await asyncio.sleep(0)
+        quick = await workers.grade("right", TRAJECTORY)
+        assert isinstance(quick, Graded)
+        assert not all(task.done() for task in slow)
+        assert all(isinstance(judged, Graded) for judged in await asyncio.gather(*slow))
+        async with asyncio.timeout(20):
+            while len(workers._pools) > 1 or workers._retiring:  # noqa: ASYNC110 - ends are told to nobody
+                await asyncio.sleep(0.01)
+        assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+
+
+async def test_a_term_with_feedback_is_a_reward(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue) as workers:
+        graded = await workers.grade("feeds_back", TRAJECTORY)
+    assert isinstance(graded, Graded)
+    assert [(term.name, term.weighted, term.feedback) for term in graded.terms] == [
+        ("style", 1.0, "too long")
+    ]
+
+
+DECORATED = """
+import time
+import leyden
+
+@leyden.reward
+def exact(trajectory: leyden.Trajectory) -> float:
+    return float(trajectory.output == trajectory.task.reference)
+
+@leyden.reward(name="patient", deadline_s=1.0)
+async def waits(trajectory: leyden.Trajectory) -> float:
+    time.sleep(30)
+    return 1.0
+"""
+
+
+async def test_decorated_functions_are_found_by_name_with_deadlines_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "decorated_rewards.py").write_text(DECORATED)
+    found = {"exact": "decorated_rewards", "patient": "decorated_rewards", "alias": "decorated_rewards:exact"}
+    catalogue = CatalogueSettings(path=[str(tmp_path)], rewards=found)
+    async with running(catalogue) as workers:
+        assert isinstance(await workers.grade("exact", TRAJECTORY), Graded)
+        assert isinstance(await workers.grade("alias", TRAJECTORY), Graded)
+        late = await workers.grade("patient", TRAJECTORY)
+        assert isinstance(late, Refused)
+        assert late.text == "decorated_rewards ran over 1 s and was killed"
+
+
+async def test_a_name_that_no_function_is_decorated_with_fails_the_start(tmp_path: Path) -> None:
+    (tmp_path / "decorated_otherwise.py").write_text(DECORATED)
+    catalogue = CatalogueSettings(path=[str(tmp_path)], rewards={"waits": "decorated_otherwise"})
+    with pytest.raises(CatalogueError, match=r"under the name 'waits'; there are exact, patient"):
+        async with running(catalogue):
+            pass
 
 
 async def test_a_process_killed_between_calls_is_replaced(catalogue: CatalogueSettings) -> None:
@@ -187,10 +311,23 @@ async def test_an_import_that_ends_the_process_fails_the_start_in_time(tmp_path:
             pass
 
 
-async def test_without_user_functions_no_process_is_started() -> None:
+async def test_without_user_functions_a_process_starts_when_the_library_needs_one() -> None:
+    before = children()
     async with running(CatalogueSettings(path=[], rewards={})) as workers:
         assert workers.not_ready() is None
         assert "anything" not in workers
+        assert "regex" not in workers
+        assert children() == before
+        task = make_task(reward=RewardSpec(name="regex", params={"pattern": "4"}))
+        assert isinstance(await workers.grade("regex", make_trajectory(task=task)), Graded)
+
+
+def children() -> set[int]:
+    """The processes below this one."""
+    command = ["ps", "--ppid", str(os.getpid()), "-o", "pid="]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listing:
+        assert listing.stdout is not None
+        return set(map(int, listing.stdout.read().split())) - {listing.pid}
 
 
 SERVICE = """

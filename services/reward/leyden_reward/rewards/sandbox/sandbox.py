@@ -15,7 +15,7 @@ from leyden_reward import metrics
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 
 INSIDE = Path(__file__).with_name("inside.py")
-_WALL_FOLD = 4
+_WALL_FOLD, _LEAST_WALL_S = 4.0, 10.0
 _START_S = 30.0
 _MOST_BYTES = 4 * 1024 * 1024
 _SYSTEM_PYTHON = Path("/usr/bin/python3")
@@ -34,6 +34,11 @@ class Job:
     cpu_s: float
     memory_mb: int
     stop_early: bool = True
+
+    @property
+    def wall_s(self) -> float:
+        """When code that does not compute, but waits, is ended."""
+        return max(_WALL_FOLD * self.cpu_s, _LEAST_WALL_S)
 
 
 class Sandbox:
@@ -59,6 +64,8 @@ class Sandbox:
                     "LEYDEN_REWARD_SANDBOX_REQUIRE_ISOLATION=false"
                 )
         pieces: list[dict[str, Any]] = report["pieces"]
+        if any("starved" in piece for piece in pieces):
+            raise SandboxFailed("the machine is too busy to run tests; lower LEYDEN_REWARD_SANDBOX_COUNT")
         if not pieces:
             raise SandboxFailed("the sandbox ended without a result")
         return pieces
@@ -76,7 +83,7 @@ class Sandbox:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(_WALL_FOLD * job.cpu_s + _START_S):
+            async with asyncio.timeout(job.wall_s + _START_S):
                 output, _ = await process.communicate(self._order(job))
         except TimeoutError:
             raise SandboxFailed("the sandbox took too long to start or to end") from None
@@ -91,6 +98,7 @@ class Sandbox:
             "code": job.code,
             "pieces": job.pieces,
             "cpu_s": job.cpu_s,
+            "wall_s": job.wall_s,
             "memory_mb": job.memory_mb,
             "stop_early": job.stop_early,
             "require_isolation": self._settings.require_isolation,
