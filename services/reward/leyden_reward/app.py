@@ -121,6 +121,7 @@ def processors(
         signal_weights=settings.signal_weights,
         sessions=sessions.rules(),
         horizon_s=sessions.feedback_horizon_s,
+        waiting_share=settings.waiting_share,
     )
 
     def processor(partition: Partition) -> RewardProcessor:

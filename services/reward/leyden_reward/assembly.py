@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from leyden_reward.blame import excuse
 from leyden_reward.closed import ClosedRollout, ClosedRollouts, born_at
 from leyden_reward.decisions import (
     Closed,
@@ -58,6 +59,9 @@ class _Open:
     offset: int
     deadline: datetime
     attempt: int
+    owner: tuple[str, str]
+    """Tenant and run."""
+    timeout_s: float
     between_attempts: bool = False
     ends_at: datetime | None = None
     """For sessions: when the session is over, however busy it is."""
@@ -82,8 +86,7 @@ class _Open:
             yield Dropped(Drop.SUPERSEDED, dropped)
 
     def belongs(self, event: EventMessage) -> bool:
-        start = self.content.start
-        return (event.tenant, event.run) == (start.tenant, start.run)
+        return (event.tenant, event.run) == self.owner
 
 
 class Assembly:
@@ -102,10 +105,11 @@ class Assembly:
         signal_weights: Mapping[str, float] | None = None,
         sessions: SessionRules | None = None,
         horizon_s: float = 7 * 86_400.0,
+        waiting_share: float = 0.25,
         keep: bool = False,
     ) -> None:
         self._grace, self._horizon = timedelta(seconds=grace_s), timedelta(seconds=horizon_s)
-        self._signal_weights = signal_weights or {}
+        self._signal_weights, self._waiting_share = signal_weights or {}, waiting_share
         self.rules = sessions or SessionRules()
         self._open: dict[UUID, _Open] = {}
         self._closed = ClosedRollouts(remember)
@@ -177,7 +181,7 @@ class Assembly:
                 rollout.between_attempts = True
                 return [Kept()]
             case RolloutFinished():
-                return list(self._closing(rollout, _finished(rollout, event)))
+                return list(self._closing(rollout, _finished(rollout, event, self._waiting_share)))
 
     def _completion(self, rollout: _Open, event: CompletionRecorded, now: datetime) -> Decision:
         if rollout.ends_at is not None:
@@ -221,7 +225,14 @@ class Assembly:
                 return [Dropped(Drop.LATE if ended else Drop.UNKNOWN_ROLLOUT)]
 
     def _opened(self, start: RolloutStarted, offset: int, deadline: datetime) -> Opened:
-        self._open[start.rollout_id] = _Open(OpenRollout(start), offset, deadline, start.attempt)
+        self._open[start.rollout_id] = _Open(
+            OpenRollout(start),
+            offset,
+            deadline,
+            start.attempt,
+            owner=(start.tenant, start.run),
+            timeout_s=start.task.limits.timeout_s,
+        )
         return Opened(offset)
 
     def _session(self, event: CompletionRecorded, offset: int, now: datetime) -> list[Decision]:
@@ -282,18 +293,18 @@ class Assembly:
             yield Closed(rollout.offset, trajectory, signals)
 
 
-def _finished(rollout: _Open, event: RolloutFinished) -> Trajectory:
-    blameless = event.outcome is Outcome.INFRASTRUCTURE_FAILED
-    output = event.output
+def _finished(rollout: _Open, event: RolloutFinished, waiting_share: float) -> Trajectory:
+    steps, output = rollout.content.steps(), event.output
     if output is None and rollout.is_session:
-        output = last_word(rollout.content.steps())
+        output = last_word(steps)
+    ran_s = event.duration_s or rollout.timeout_s
     return _trajectory(
         rollout,
         event.outcome,
         finished_at=event.occurred_at,
         output=output,
         error=event.error,
-        excluded=event.outcome.value if blameless else None,
+        excluded=excuse(event.outcome, steps, ran_s=ran_s, waiting_share=waiting_share),
     )
 
 

@@ -66,6 +66,13 @@ class RewardSettings(ServiceSettings):
         allow_inf_nan=False,
         description="Final reward of a rollout whose agent failed or timed out; no function is called.",
     )
+    waiting_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="A rollout that ran out of time is excluded as overloaded when its calls waited for us "
+        "for more than this share of it.",
+    )
     air_cap: float = Field(
         default=0.25,
         ge=0,
