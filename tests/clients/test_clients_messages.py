@@ -244,3 +244,18 @@ def test_litellm_speaks_messages(stack: Stack, replica: ScriptedReplica, program
     turn = replica.turns[0]
     assert got["choices"][0]["message"]["content"] == turn.text
     agreed(stack, caller, replica, turn, protocol=Protocol.MESSAGES)
+
+
+@pytest.mark.parametrize("name", [f"{POLICY}@1", f"{POLICY}#serving", POLICY])
+def test_one_model(stack: Stack, anthropic: ClientProgram, name: str) -> None:
+    found = anthropic.run("model", api=stack.caller().anthropic, name=name)
+    assert (found["id"], found["type"], found["display_name"]) == (name, "model", name)
+
+
+def test_what_is_not_served_is_said_in_the_protocol(stack: Stack, anthropic: ClientProgram) -> None:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    with pytest.raises(ClientRaised, match=r"the gateway serves .*/v1/messages") as caught:
+        anthropic.run("count_tokens", api=stack.caller().anthropic, **asked)
+    assert "NotFoundError" in {name.split(".")[-1] for name in caught.value.types}
+    with pytest.raises(ClientRaised, match="no model 'other'; there are: "):
+        anthropic.run("model", api=stack.caller().anthropic, name="other")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from client_checks import Json, extends, without
-from client_programs import ClientProgram, Programs
+from client_programs import ClientProgram, ClientRaised, Programs
 from client_stack import POLICY, Stack
 from replica_script import Call, Turn, ids, logprob, prompt_tokens
 from scripted_replica import ScriptedReplica, events
@@ -56,6 +56,17 @@ def text_of(chunks: list[Json], index: int = 0) -> str:
 def test_models(stack: Stack, openai: ClientProgram) -> None:
     listed = openai.run("models", api=stack.caller().openai)
     assert listed == [POLICY, f"{POLICY}#serving", f"{POLICY}@1"]
+
+
+@pytest.mark.parametrize("name", [f"{POLICY}@1", f"{POLICY}#serving", POLICY])
+def test_one_model(stack: Stack, openai: ClientProgram, name: str) -> None:
+    found = openai.run("model", api=stack.caller().openai, name=name)
+    assert (found["id"], found["object"], found["owned_by"]) == (name, "model", "leyden")
+
+
+def test_a_model_that_is_not_there(stack: Stack, openai: ClientProgram) -> None:
+    with pytest.raises(ClientRaised, match="no model 'other'; there are: "):
+        openai.run("model", api=stack.caller().openai, name="other")
 
 
 @pytest.mark.parametrize("case", WHOLE)

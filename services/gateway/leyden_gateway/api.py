@@ -5,6 +5,7 @@ A plain ASGI application: it must see the caller hang up, and a framework's rout
 
 from contextlib import suppress
 from time import perf_counter
+from urllib.parse import unquote
 
 import structlog
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,7 @@ from leyden_gateway.errors import (
     WrongRollout,
 )
 from leyden_gateway.exchange.caller import Caller, CallerGone
-from leyden_gateway.exchange.dialects import CHAT, ROUTES, Dialect
+from leyden_gateway.exchange.dialects import CHAT, MESSAGES, ROUTES, Dialect
 from leyden_gateway.exchange.exchange import Exchange, Tools
 from leyden_gateway.exchange.fields import encode
 from leyden_gateway.feedback.desk import ROUTE as FEEDBACK
@@ -38,6 +39,8 @@ from leyden_schemas import new_id
 log = structlog.get_logger(__name__)
 
 MODELS = "/v1/models"
+ANTHROPIC = b"anthropic-version"
+"""What all of Anthropic's clients send; where the path does not tell, errors are in their words."""
 SERVED = (
     f"{', '.join([*ROUTES, MODELS, FEEDBACK])}, and all of them behind /rollouts/{{id}}/attempts/{{n}} or "
     "/sessions/{id}, either followed by /agents/{name}"
@@ -66,7 +69,7 @@ class Front:
         started = perf_counter()
         caller = Caller(scope, receive, send, stall_timeout_s=self._settings.caller_stall_timeout_s)
         path = scope["raw_path"].decode("latin-1")
-        dialect = ROUTES.get(path[path.rfind("/v1/") :], CHAT)
+        dialect = ROUTES.get(path[path.rfind("/v1/") :], MESSAGES if ANTHROPIC in caller.headers else CHAT)
         try:
             await self._answer(scope["method"], path, caller, started)
         except ApiError as error:
@@ -89,9 +92,10 @@ class Front:
             answer = await self._desk.take(named, caller, within_s=self._settings.body_timeout_s)
             await caller.reply(200, JSON, encode(answer))
             return
-        if dialect is None and route not in (MODELS, FEEDBACK):
+        models = route == MODELS or route.startswith(f"{MODELS}/")
+        if dialect is None and not models and route != FEEDBACK:
             raise NoSuchRoute(f"{method} {path[:200]}: not served here; the gateway serves {SERVED}")
-        if method != ("GET" if route == MODELS else "POST"):
+        if method != ("GET" if models else "POST"):
             raise MethodNotAllowed(f"{method} {path[:200]}: this path takes another method")
         try:
             whose = self._tools.gatekeeper.attribute(named, caller.headers)
@@ -100,8 +104,9 @@ class Front:
                 await self._record_refusal(self._call(dialect, nobody(), caller, started), error)
             raise
         if dialect is None:
-            models = {"object": "list", "data": self._catalogue.models(whose)}
-            await caller.reply(200, JSON, encode(models))
+            name = unquote(route.removeprefix(MODELS)[1:])
+            told = self._catalogue.one(whose, name) if name else self._catalogue.listing(whose)
+            await caller.reply(200, JSON, encode(told))
         else:
             await self._complete(dialect, self._call(dialect, whose, caller, started), caller)
 

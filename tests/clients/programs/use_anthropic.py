@@ -92,5 +92,17 @@ def models(api: Api) -> list[str]:
     return [model.id for model in client(api).models.list()]
 
 
+@case
+def model(api: Api, name: str) -> Seen:
+    found: Seen = client(api).models.retrieve(name).to_dict(mode="json")
+    return found
+
+
+@case
+def count_tokens(api: Api, **create: Any) -> Seen:
+    counted: Seen = client(api).messages.count_tokens(**create).to_dict(mode="json")
+    return counted
+
+
 if __name__ == "__main__":
     serve()

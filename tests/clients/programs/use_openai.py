@@ -43,6 +43,12 @@ def models(api: Api) -> list[str]:
 
 
 @case
+def model(api: Api, name: str) -> Seen:
+    found: Seen = client(api).models.retrieve(name).to_dict(mode="json")
+    return found
+
+
+@case
 def chat(api: Api, **create: Any) -> Seen:
     return whole(client(api).chat.completions.with_raw_response.create(**create))
 

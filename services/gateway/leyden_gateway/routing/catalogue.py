@@ -1,6 +1,7 @@
-"""The models a caller may name, as OpenAI's ``/v1/models`` lists them."""
+"""The models a caller may name, as ``/v1/models`` lists them for OpenAI's and Anthropic's clients at once."""
 
 from leyden_gateway.attribution.scope import Attribution
+from leyden_gateway.errors import ModelNotFound
 from leyden_gateway.routing.choice import PolicyTable, ReplicaState, policy_name
 from leyden_gateway.routing.externals import Externals
 from leyden_gateway.routing.models_table import ModelsTable
@@ -22,9 +23,32 @@ class Catalogue:
         others = [external.name for external in self._externals.open_to(whose.tenant)]
         return [_model(name, "leyden") for name in names] + [_model(name, "external") for name in others]
 
+    def listing(self, whose: Attribution) -> JsonObject:
+        """All of them, as one page."""
+        models = self.models(whose)
+        ends = {"first_id": models[0]["id"], "last_id": models[-1]["id"]} if models else {}
+        return {"object": "list", "data": models, "has_more": False, **ends}
+
+    def one(self, whose: Attribution, name: str) -> JsonObject:
+        """One of them. Raises ``ModelNotFound``."""
+        models = {str(model["id"]): model for model in self.models(whose)}
+        if name not in models:
+            raise ModelNotFound(
+                f"no model {name[:200]!r}; there are: {', '.join(list(models)[:10]) or 'none'}"
+            )
+        return models[name]
+
 
 def _model(name: str, owner: str) -> JsonObject:
-    return {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    return {
+        "id": name,
+        "object": "model",
+        "created": 0,
+        "owned_by": owner,
+        "type": "model",
+        "display_name": name,
+        "created_at": "1970-01-01T00:00:00Z",
+    }
 
 
 def served_names(table: PolicyTable, replicas: list[ReplicaState], only: str | None) -> list[str]:
