@@ -10,9 +10,11 @@ from leyden.rewards import Reward, RewardFunction, reward
 from leyden_schemas import RewardTerm, Step, Task, Trajectory
 
 if TYPE_CHECKING:
+    from leyden.feedback_client import FeedbackFailed, feedback
     from leyden.registry import RegistryClient, RegistryFailed
 
 __all__ = [
+    "FeedbackFailed",
     "RegistryClient",
     "RegistryFailed",
     "Reward",
@@ -22,6 +24,7 @@ __all__ = [
     "Task",
     "Trajectory",
     "example_trajectory",
+    "feedback",
     "reward",
 ]
 
@@ -31,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from leyden import registry
 
         return getattr(registry, name)
+    if name in ("FeedbackFailed", "feedback"):
+        from leyden import feedback_client
+
+        return getattr(feedback_client, name)
     raise AttributeError(f"module 'leyden' has no attribute {name!r}")

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from leyden.cli import models, replay, stack, submit, topics
+from leyden.cli import feedback, models, replay, stack, submit, topics
 from leyden.cli.console import Failed, errors
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 stack.register(app)
 submit.register(app)
 replay.register(app)
+feedback.register(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(models.app, name="models")
 
