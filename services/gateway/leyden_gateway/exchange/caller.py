@@ -42,6 +42,9 @@ class Caller:
         self._late: ApiError | None = None
         self._watching: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._writing_since: float | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self.started = False
         """Whether the status line has been sent."""
         self.taken = self.given = 0
@@ -82,11 +85,11 @@ class Caller:
         """Raise ``otherwise`` inside the block unless it ends, or expects something else, in time."""
         assert self._scope is not None
         self._late = otherwise
-        self._scope.reschedule(asyncio.get_running_loop().time() + within_s)
+        self._scope.reschedule(self._loop.time() + within_s)
 
     def watch(self) -> None:
         """From now on a hang-up ends the block with ``CallerGone``; the body must have been read."""
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_S, self._start_watching)
+        self._timer = self._loop.call_later(WATCH_AFTER_S, self._start_watching)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,10 +107,9 @@ class Caller:
         self._timer = None
 
     def _stop_watching(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
+        for watch in (self._watching, self._timer, self._stall_timer):
+            if watch is not None:
+                watch.cancel()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -119,7 +121,7 @@ class Caller:
             return
         self._gone = why
         if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            self._scope.reschedule(self._loop.time())
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send the status line and headers; the connection ends if much of the request may still come."""
@@ -134,17 +136,26 @@ class Caller:
         message = {"type": "http.response.body", "body": data, "more_body": not last}
         self.given += len(data)
         if self._scope is not None:
-            stalled = asyncio.get_running_loop().call_later(self._stall_timeout_s, self._leave, self._stalled)
-            try:
-                await self._send(message)
-            finally:
-                stalled.cancel()
+            self._writing_since = self._loop.time()
+            if self._stall_timer is None:
+                self._stall_timer = self._loop.call_later(self._stall_timeout_s, self._look)
+            await self._send(message)
+            self._writing_since = None
             return
         try:
             async with asyncio.timeout(self._stall_timeout_s):
                 await self._send(message)
         except TimeoutError:
             raise CallerGone(self._stalled) from None
+
+    def _look(self) -> None:
+        """The watch over all writes of a stream: the one going on must not take longer than the limit."""
+        since, now = self._writing_since, self._loop.time()
+        ends = now + self._stall_timeout_s if since is None else since + self._stall_timeout_s
+        if ends <= now:
+            self._leave(self._stalled)
+        else:
+            self._stall_timer = self._loop.call_at(ends, self._look)
 
     @property
     def _stalled(self) -> str:

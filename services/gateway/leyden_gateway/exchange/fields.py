@@ -144,7 +144,7 @@ def value(fields: Mapping[str, Raw], name: str) -> Any:
 
 def objects(raw: Raw | None) -> list[Fields]:
     """A list of objects, each taken apart; empty when absent or null. Raises ``NotJson``."""
-    if raw is None or bytes(raw) == b"null":
+    if raw is None or raw == NULL:
         return []
     try:
         return _objects.decode(raw)
@@ -180,4 +180,4 @@ def of(payload: Mapping[str, Any]) -> Fields:
 def is_present(fields: Mapping[str, Raw], name: str) -> bool:
     """Whether a member is there and not null."""
     raw = fields.get(name)
-    return raw is not None and bytes(raw) != b"null"
+    return raw is not None and raw != NULL
