@@ -15,10 +15,10 @@ from gateway_bench.campaign import Campaign
 from gateway_bench.cases import KINDS, Effort, Kind
 from gateway_bench.goals import verdicts
 from gateway_bench.leyden import Leyden
-from gateway_bench.measure import added
+from gateway_bench.measure import Measurement, added
 from gateway_bench.peers import AGENT_LIGHTNING, LITELLM, nginx_version
 from gateway_bench.processes import Cores, allow_many_files
-from gateway_bench.report import plot, show, write_json
+from gateway_bench.report import plot, read_json, show, write_json
 from gateway_bench.subjects import AgentLightning, Direct, LiteLlm, Nginx, Subject
 from rich.console import Console
 from rich.markup import escape
@@ -45,6 +45,10 @@ def main(
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a run.")] = 5.0,
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of a few seconds.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    merge: Annotated[
+        str,
+        typer.Option(help="Earlier --json files to report too; --subjects none for them alone."),
+    ] = "",
     plot_file: Annotated[Path | None, typer.Option("--plot", help="Write a picture (PNG) here.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when a goal is missed.")] = False,
 ) -> None:
@@ -55,14 +59,17 @@ def main(
     console = Console() if sys.stdout.isatty() else Console(width=150)
     effort = Effort.quick() if quick else Effort(_numbers(concurrency), runs, seconds)
     kinds = _kinds(_names("cases", cases or ",".join(QUICK_KINDS if quick else KINDS), KINDS))
-    chosen = _names("subjects", subjects or ",".join(QUICK if quick else SUBJECTS), SUBJECTS)
+    asked = subjects or ",".join(QUICK if quick else SUBJECTS)
+    chosen = _names("subjects", "" if asked == "none" else asked, SUBJECTS)
+    earlier = _earlier(merge)
     may_install = _names("peers", "" if peers == "none" else peers, PEERS)
     cores = Cores.of(sorted(os.sched_getaffinity(0)))
     _introduce(console, cores)
     allow_many_files()
     campaign = Campaign(_subjects(chosen, may_install), effort, cores, console)
     campaign.run(effort.cases(kinds))
-    measured = [*campaign.measured, *added(campaign.measured)]
+    known = {(m.subject, m.case, m.metric): m for m in [*earlier, *campaign.measured]}
+    measured = list({**known, **{(m.subject, m.case, m.metric): m for m in added(known.values())}}.values())
     reached = verdicts(measured)
     show(console, measured, reached)
     if json_file:
@@ -100,6 +107,13 @@ def _names(option: str, text: str, known: tuple[str, ...]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in known]:
         raise typer.BadParameter(f"--{option}: {', '.join(unknown)}; known are {', '.join(known)}")
     return names
+
+
+def _earlier(files: str) -> list[Measurement]:
+    paths = [Path(name.strip()) for name in files.split(",") if name.strip()]
+    if missing := [str(path) for path in paths if not path.is_file()]:
+        raise typer.BadParameter(f"--merge: no such file: {', '.join(missing)}")
+    return read_json(paths)
 
 
 def _kinds(names: tuple[str, ...]) -> tuple[Kind, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -94,6 +95,15 @@ def _shown(metrics: dict[str, Measurement], name: str) -> str:
 def write_json(path: Path, measured: Sequence[Measurement]) -> None:
     """A list of {subject, case, metric, unit, value, runs}."""
     path.write_text(json.dumps([asdict(measurement) for measurement in measured], indent=1) + "\n")
+
+
+def read_json(paths: Sequence[Path]) -> list[Measurement]:
+    """What ``write_json`` wrote, file after file; of equal measurements the last."""
+    found: dict[tuple[str, str, str], Measurement] = {}
+    for path in paths:
+        for m in msgspec.json.decode(path.read_bytes(), type=list[Measurement]):
+            found[m.subject, m.case, m.metric] = m
+    return list(found.values())
 
 
 def plot(path: Path, measured: Sequence[Measurement], *, concurrency: int) -> None:

@@ -12,7 +12,7 @@ from gateway_bench.goals import GOALS, verdicts
 from gateway_bench.load import Call, LoadPlan, encode_request
 from gateway_bench.measure import Accounting, Measurement, RunResult, added, measurements, percentile
 from gateway_bench.payload import chunks, compact, prompt_ids, whole
-from gateway_bench.report import write_json
+from gateway_bench.report import read_json, write_json
 from gateway_bench.stub import Answers, StubPlan, content_length
 from gateway_bench.trajectory import Conversation
 
@@ -181,12 +181,25 @@ def test_the_json_file_is_a_list_of_measurements(tmp_path: Path) -> None:
     ]
 
 
+def test_results_of_several_runs_are_put_together_the_last_of_equals_counting(tmp_path: Path) -> None:
+    first = [
+        Measurement.of("leyden", "whole-1", "rps", "1/s", [1.0]),
+        Measurement.of("nginx", "whole-1", "rps", "1/s", [9.0]),
+    ]
+    again = [Measurement.of("leyden", "whole-1", "rps", "1/s", [2.0])]
+    paths = [tmp_path / "first.json", tmp_path / "again.json"]
+    for path, measured in zip(paths, (first, again), strict=True):
+        write_json(path, measured)
+    assert {m.subject: m.value for m in read_json(paths)} == {"leyden": 2.0, "nginx": 9.0}
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
         (["--help"], 0, "--quick"),
         (["--subjects", "apache"], 2, "apache"),
         (["--concurrency", "0"], 2, "from 1"),
+        (["--subjects", "none", "--merge", "gone.json"], 2, "gone.json"),
     ],
 )
 def test_the_command_line_explains_itself(arguments: list[str], status: int, said: str) -> None:
