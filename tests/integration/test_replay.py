@@ -1,6 +1,6 @@
 """A replay on a real broker, against what the live services published from the same log."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from member_harness import Member, of_rollouts, read_until
 
 from leyden_credit.app import processors as credit_processors
 from leyden_platform.clock import SystemClock
-from leyden_platform.messaging import KafkaPublisher, ensure_topics
+from leyden_platform.messaging import KafkaPublisher, Record, ensure_topics
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, answer, call, make_task, tool_message
 from leyden_replay.definitions import Changes, Definitions, definitions
@@ -26,6 +26,7 @@ from leyden_reward.app import processors as reward_processors
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_schemas import (
     EventMessage,
+    Mode,
     RewardSpec,
     Topic,
     Topics,
@@ -278,3 +279,48 @@ async def test_nothing_in_the_stretch_is_an_error_that_says_what_was_seen(
     for selection, said in ((Selection(tenant="x"), "2 of other tenants"), (Selection(), "not finished")):
         with pytest.raises(NothingThere, match=said):
             await replay(replace(request, selection=selection))
+
+
+async def test_sessions_and_feedback_that_came_late_are_as_they_were(
+    kafka: KafkaSettings, publisher: KafkaPublisher
+) -> None:
+    events = Topic(f"{Topics.EVENTS.name}.{uuid4().hex}", partitions=2)
+    await ensure_topics(kafka, [events])
+    told = Lived(kafka, events.name, [Rollout() for _ in range(5)], definitions(Changes(), kafka=kafka))
+    by_shop: dict[str, Any] = {"source": "shop"}
+    for number, session in enumerate(told.rollouts):
+        asked = session.completion(mode=Mode.PRODUCTION, session=f"s{number}")
+        await publisher.publish(
+            asked,
+            session.signal(1.0, **by_shop),
+            session.finished("4", **by_shop),
+            topic=events.name,
+        )
+        if number % 2:
+            word = session.signal(
+                None, name="correction", text="5", completion_id=asked.completion_id, **by_shop
+            )
+            await publisher.publish(session.signal(-1.0, **by_shop), word, topic=events.name)
+    workers = RewardWorkers(told.definitions.reward.catalogue, count=1)
+    scores = reward_processors(told.definitions.reward, workers, publisher, SystemClock())
+    reward = Member(kafka, uuid4().hex, events.name, publisher, scores)
+    wanted = {
+        (r.rollout_id, revision) for n, r in enumerate(told.rollouts) for revision in range(3 if n % 2 else 1)
+    }
+
+    def of(records: Sequence[Record]) -> dict[tuple[UUID, int], bytes]:
+        found = [record.message() for record in records]
+        kept = [
+            t.model_copy(update={"run": "", "trajectory_id": UUID(int=0)})
+            for t in found
+            if t.rollout_id in told.ids
+        ]
+        return {(t.rollout_id, t.revision): encode(t) for t in kept}
+
+    live = of(await read_until(kafka, Topics.TRAJECTORIES, lambda seen: of(seen).keys() >= wanted))
+    await reward.leave()
+    name = uuid4().hex
+    summary = await replay(told.request(name))
+    assert summary.counts.rollouts == 5
+    again = of(await read_until(kafka, topics_of(name)[0], lambda seen: of(seen).keys() >= wanted))
+    assert again == live

@@ -113,7 +113,10 @@ def definitions(changes: Changes, **shared: Any) -> Definitions:
     if changes.reward and ":" in changes.reward:
         rewards[changes.reward] = changes.reward
     path = [*(str(folder.resolve()) for folder in changes.path), *base.catalogue.path]
+    change = _change(changes, rewards)
+    spec = base.sessions.session_reward
     reward = {
+        "sessions": base.sessions.model_copy(update={"session_reward": change.of(spec) if change else spec}),
         "catalogue": base.catalogue.model_copy(update={"path": path, "rewards": rewards}),
         "air_cap": changes.air_cap,
         "air_weights": changes.air_weights,
@@ -123,9 +126,7 @@ def definitions(changes: Changes, **shared: Any) -> Definitions:
         "estimators": None if changes.estimator is None else {},
         "air_weight": changes.air_weight,
     }
-    return Definitions(
-        _changed(base, reward), _changed(CreditSettings(**shared), credit), _change(changes, rewards)
-    )
+    return Definitions(_changed(base, reward), _changed(CreditSettings(**shared), credit), change)
 
 
 def _changed(settings: SettingsT, changes: Mapping[str, Any]) -> SettingsT:

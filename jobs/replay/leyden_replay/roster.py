@@ -30,10 +30,12 @@ class _Head(BaseModel):
     tenant: str = "default"
     run: str = "default"
     source: str = ""
+    mode: str | None = None
     policy: str | None = None
     task: _TaskHead | None = None
 
 
+_PRODUCTION = "production"
 _HEAD = TypeAdapter(_Head)
 
 
@@ -113,7 +115,9 @@ class Roster:
         if head.type == _STARTED:
             self._begun.add(head.rollout_id)
             return Chosen(self._changed(record))
-        if counts and head.rollout_id not in self._begun:
+        if head.mode == _PRODUCTION:
+            self._begun.add(head.rollout_id)
+        elif counts and head.rollout_id not in self._begun:
             self._without_start.add(head.rollout_id)
         alone = bool(head.source) or (head.type == _SIGNAL and head.rollout_id in self._over)
         if head.type == _FINISHED:
@@ -121,7 +125,10 @@ class Roster:
         return Chosen(record, alone)
 
     def cut_off(self, ended: set[UUID]) -> tuple[int, int]:
-        """Rollouts that began before what was read, and those that had not ended after it."""
+        """Rollouts that began before what was read, and those that had not ended after it.
+
+        Sessions have no start of their own, so one of which only the end was read is among the latter.
+        """
         return len(self._without_start - ended), len(self._begun - ended)
 
     def _is_meant(self, head: _Head) -> bool:

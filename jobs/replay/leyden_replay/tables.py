@@ -131,7 +131,7 @@ def _counts(summary: Summary) -> Table:
         "of these without a live reward": comparison.without_before if comparison else 0,
         "rollouts that ended in the lead-in": counts.lead_in,
         "rollouts that began before what was read": counts.began_before,
-        "rollouts unfinished at the end": counts.unfinished,
+        "rollouts unfinished at the end, or sessions begun before": counts.unfinished,
         "groups unfinished at the end": counts.groups_unfinished,
         "samples": counts.samples,
         **{f"written: {name}": count for name, count in summary.written.items()},
