@@ -77,6 +77,10 @@ class CatalogueSettings(BaseSettings):
         default_factory=dict,
         description='Reward name to "module:function", as JSON, beside the built-in ones.',
     )
+    rules: dict[str, str] = Field(
+        default_factory=dict,
+        description='Name of an intermediate rule to "module:function", as JSON, beside the built-in ones.',
+    )
 
 
 class ServiceSettings(BaseSettings):

@@ -1,4 +1,4 @@
-"""What users of Leyden import: rewards, the messages that they see, and a client of the registry.
+"""What users of Leyden import: rewards and rules, the messages that they see, a client of the registry.
 
 Importing it is cheap: it runs in agents and in reward workers. What needs more is imported when it is used.
 """
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.examples import example_trajectory
 from leyden.rewards import Reward, RewardFunction, reward
+from leyden.rules import rule
+from leyden_platform.conversation import Call, Turn, turns
 from leyden_schemas import RewardTerm, Step, Task, Trajectory
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from leyden.registry import RegistryClient, RegistryFailed
 
 __all__ = [
+    "Call",
     "FeedbackFailed",
     "RegistryClient",
     "RegistryFailed",
@@ -23,9 +26,12 @@ __all__ = [
     "Step",
     "Task",
     "Trajectory",
+    "Turn",
     "example_trajectory",
     "feedback",
     "reward",
+    "rule",
+    "turns",
 ]
 
 

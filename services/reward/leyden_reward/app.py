@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Protocol
 
 from leyden_platform.clock import Clock, SystemClock
 from leyden_platform.messaging import ConsumerGroup, KafkaPublisher, Partition, ProcessorFactory, Publisher
 from leyden_platform.service import Component
+from leyden_reward.air.own import OwnRules, RuleWorkers
+from leyden_reward.air.rules import rules
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
@@ -94,9 +97,23 @@ def reward_workers(settings: RewardSettings) -> RewardWorkers:
     )
 
 
+def intermediate_rewards(settings: RewardSettings) -> Shaping:
+    """The rules and their bounds."""
+    return Shaping(
+        cap=settings.air_cap,
+        goal=settings.air_goal,
+        weights=settings.air_weights,
+        rules=rules(token_limit=settings.air_token_limit, latency_budget_s=settings.air_latency_budget_s),
+    )
+
+
+class AllWorkers(Workers, RuleWorkers, Protocol):
+    """Where rewards and rules of the user run."""
+
+
 def processors(
     settings: RewardSettings,
-    workers: Workers,
+    workers: AllWorkers,
     publisher: Publisher,
     clock: Clock,
     history: History | None = None,
@@ -111,9 +128,14 @@ def processors(
     grader = final_rewards(settings, workers, judge)
     if settings.judge.url is not None:
         publisher = Routed(publisher, Ranking(grader, judge, workers))
-    shaping = Shaping(cap=settings.air_cap, weights=settings.air_weights)
     sessions = settings.sessions
-    scoring = Scoring(grader, shaping, failed_reward=settings.failed_reward, scales=sessions.feedback_scales)
+    scoring = Scoring(
+        grader,
+        intermediate_rewards(settings),
+        failed_reward=settings.failed_reward,
+        scales=sessions.feedback_scales,
+        own_rules=OwnRules(workers, weights=settings.air_weights) if settings.air_cap else None,
+    )
     assembly = partial(
         Assembly,
         grace_s=settings.grace_s,

@@ -16,7 +16,6 @@ from leyden_platform.messaging import OffsetTracker, Publisher, Record, Rejected
 from leyden_platform.messaging.logclock import LogClock
 from leyden_platform.telemetry import span
 from leyden_reward import metrics
-from leyden_reward.air.rules import RULES
 from leyden_reward.assembly import Assembly
 from leyden_reward.decisions import Closed, Decision, Drop, Dropped, Kept, KeptInPart, Opened, Revisit
 from leyden_reward.history import Past
@@ -25,7 +24,6 @@ from leyden_reward.scoring import Scoring, excluded
 from leyden_schemas import EventMessage, Trajectory
 
 log = structlog.get_logger(__name__)
-_RULE_NAMES = frozenset(rule.name for rule in RULES)
 _RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 
 
@@ -219,8 +217,9 @@ def _measure(trajectory: Trajectory) -> None:
         metrics.EXCLUDED.labels(trajectory.excluded_reason).inc()
         return
     metrics.FINAL.labels(split).observe(trajectory.reward)
-    for term in (term for step in trajectory.steps for term in step.terms if term.name in _RULE_NAMES):
-        metrics.AIR_TERMS.labels(term.name).inc()
+    for term in (term for step in trajectory.steps for term in step.terms):
+        if not term.name.startswith("signal."):
+            metrics.AIR_TERMS.labels(term.name).inc()
     log.info(
         "rollout_scored",
         rollout_id=str(trajectory.rollout_id),

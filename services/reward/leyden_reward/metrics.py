@@ -33,6 +33,11 @@ AIR_TERMS = Counter("leyden_reward_air_terms_total", "Steps that an intermediate
 AIR_CAPPED = Counter(
     "leyden_reward_air_capped_total", "Trajectories whose intermediate terms were scaled down."
 )
+AIR_RULES_FAILED = Counter(
+    "leyden_reward_air_rules_failed_total",
+    "Trajectories that a rule of the user's could not measure.",
+    ["rule", "reason"],
+)
 OPEN = Gauge("leyden_reward_open_rollouts", "Rollouts started and not yet closed.")
 PENDING = Gauge("leyden_reward_pending_scores", "Closed rollouts not yet published.")
 PUBLISH_RETRIES = Counter(

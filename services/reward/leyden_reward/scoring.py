@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import structlog
 
 from leyden_reward import metrics
+from leyden_reward.air.own import OwnRules
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.decisions import Closed
 from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
@@ -25,9 +26,10 @@ class Scoring:
         *,
         failed_reward: float = 0.0,
         scales: Mapping[str, Scale] = SCALES,
+        own_rules: OwnRules | None = None,
     ) -> None:
         self._grader, self._shaping, self._failed_reward = grader, shaping, failed_reward
-        self._scales = scales
+        self._scales, self._own_rules = scales, own_rules
 
     async def score(self, closed: Closed) -> Trajectory:
         """The trajectory with every reward term. An excluded one stays as it is."""
@@ -36,7 +38,7 @@ class Scoring:
             return trajectory
         match await self._final(closed):
             case Graded(terms, by):
-                return self._scored(trajectory, (*terms, *closed.signals), by)
+                return await self._scored(trajectory, (*terms, *closed.signals), by)
             case Refused(reason, text):
                 return excluded(trajectory, reason, text)
 
@@ -48,8 +50,10 @@ class Scoring:
         feedback = FeedbackReward(closed.signals, self._scales)
         return await self._grader.grade(trajectory, {REWARD: feedback})
 
-    def _scored(self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str) -> Trajectory:
-        shaped = self._shaping.shape(trajectory.steps)
+    async def _scored(self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str) -> Trajectory:
+        measured = await self._own_rules.measure(trajectory) if self._own_rules else ()
+        reward = sum(term.weighted for term in final)
+        shaped = self._shaping.shape(trajectory.steps, final=reward, measured=measured)
         metrics.AIR_CAPPED.inc(shaped.capped)
         return trajectory.model_copy(update={"steps": shaped.steps, "final": list(final), "scored_by": by})
 

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import CatalogueSettings, ServiceSettings
-from leyden_reward.air.rules import RULES
+from leyden_reward.air.weights import problem_of
 from leyden_reward.rewards.judging.settings import JudgeSettings
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 from leyden_reward.session_settings import SessionSettings
@@ -77,8 +77,20 @@ class RewardSettings(ServiceSettings):
         default=0.25,
         ge=0,
         allow_inf_nan=False,
-        description="Largest sum of magnitudes of a trajectory's intermediate terms. Keep it under half of "
-        "what separates a good final reward from a bad one; 0 turns intermediate rewards off.",
+        description="What blame may add up to in a trajectory's intermediate terms, and what praise may. "
+        "Keep it under half of what separates a good final reward from a bad one; 0 turns them off.",
+    )
+    air_goal: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Final reward of a full success, at which praise on the way has faded to nothing.",
+    )
+    air_latency_budget_s: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="Seconds of a server that one answer may take."
+    )
+    air_token_limit: int = Field(
+        default=8192, ge=1, description="Limit of an answer's tokens where the request has none."
     )
     air_weights: dict[str, float] = Field(
         default_factory=dict, description="Weight by rule name, over the defaults; 0 turns a rule off. JSON."
@@ -89,9 +101,7 @@ class RewardSettings(ServiceSettings):
     )
 
     @model_validator(mode="after")
-    def _rules_exist(self) -> Self:
-        known = [rule.name for rule in RULES]
-        unknown = sorted(set(self.air_weights) - set(known))
-        if unknown:
-            raise ValueError(f"air_weights: no rule {', '.join(unknown)}; the rules are {', '.join(known)}")
+    def _rules_fit(self) -> Self:
+        if problem := problem_of(self.air_weights, self.catalogue.rules):
+            raise ValueError(problem)
         return self

@@ -168,7 +168,7 @@ def calling(*ids: str) -> JsonObject:
 
 
 def results_of(steps: list[Step], t: int = 0) -> list[str | None]:
-    return [one.result and one.result.text for one in turns(steps)[t].calls]
+    return [one.result.text if one.result else None for one in turns(steps)[t].calls]
 
 
 def test_call_ids_may_be_used_again() -> None:

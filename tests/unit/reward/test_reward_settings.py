@@ -1,8 +1,11 @@
 """Settings from the environment, and the errors that a wrong one gives."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
+from leyden_platform.settings import CatalogueSettings
 from leyden_reward.settings import RewardSettings
 
 
@@ -19,3 +22,28 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_unknown_rule_is_named_with_the_known_ones() -> None:
     with pytest.raises(ValidationError, match=r"no rule politeness; the rules are tool_call_succeeded, "):
         RewardSettings(air_weights={"politeness": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"air_weights": {"recovered_error": 0.1}}, "it would pay to provoke errors"),
+        ({"air_weights": {"tool_call_failed": 0.0}}, "it would pay to provoke errors"),
+        ({"air_weights": {"refusal": float("inf")}}, "refusal: give a finite number"),
+        ({"catalogue": {"rules": {"refusal": "m:f"}}}, "refusal is a rule that exists"),
+        ({"catalogue": {"rules": {"signal.x": "m:f"}}}, "names of signals begin so"),
+        ({"air_goal": 0.0}, "air_goal"),
+        ({"air_latency_budget_s": 0.0}, "air_latency_budget_s"),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RewardSettings(**settings)
+
+
+def test_rules_of_the_users_have_weights_too() -> None:
+    settings = RewardSettings(
+        air_weights={"mine": 0.5, "tool_call_failed": 0.0, "recovered_error": 0.0},
+        catalogue=CatalogueSettings(rules={"mine": "code:rule"}),
+    )
+    assert settings.air_weights["mine"] == 0.5

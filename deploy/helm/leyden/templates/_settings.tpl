@@ -16,6 +16,7 @@ LEYDEN_OPS_PORT: "9100"
 LEYDEN_LOG_LEVEL: {{ .Values.log.level | quote }}
 LEYDEN_CATALOGUE_PATH: {{ .Values.catalogue.path | toJson | quote }}
 LEYDEN_CATALOGUE_REWARDS: {{ .Values.catalogue.rewards | toJson | quote }}
+LEYDEN_CATALOGUE_RULES: {{ .Values.catalogue.rules | toJson | quote }}
 {{- with .Values.otlpEndpoint }}
 OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 {{- end }}

@@ -19,11 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
+from leyden_reward.air import own_worker
+from leyden_reward.air.own_worker import OwnRule, own_rule
 from leyden_reward.rewards.printed import Printed
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict, verdict
-from leyden_schemas import Trajectory
+from leyden_schemas import Topics, Trajectory, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +39,16 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What importing gave: the functions that could not be imported, with why, and deadlines of their own."""
+    """What importing gave: functions that could not be imported, with why; deadlines of their own; rules."""
 
     broken: Mapping[str, str]
     deadlines_s: Mapping[str, float]
+    rules: Mapping[str, OwnRule]
+
+
+T = TypeVar("T")
+RULE = "rule "
+"""In front of the names of the user's intermediate rules, which may be called like a reward."""
 
 
 _loaded: dict[str, Loaded] = {}
@@ -89,7 +97,10 @@ def load(target: str, name: str = "") -> Loaded:
     function = getattr(module, function_name) if function_name else _decorated(module, name)
     if not callable(function):
         raise TypeError(f"{target} is not a function")
-    deadline_s = getattr(getattr(function, "__leyden_reward__", None), "deadline_s", None)
+    if name.startswith(RULE):
+        own_rule(name, function)
+    marks = (getattr(function, attribute, None) for attribute in ("__leyden_reward__", own_worker.MARK))
+    deadline_s = next((mark.deadline_s for mark in marks if mark is not None), None)
     return Loaded(function, f"{target}#{_digest(module.__file__)}", deadline_s)
 
 
@@ -112,7 +123,9 @@ def _digest(file: str | None) -> str:
 def report() -> Report:
     """How importing went."""
     deadlines = {name: loaded.deadline_s for name, loaded in _loaded.items() if loaded.deadline_s is not None}
-    return Report(dict(_broken), deadlines)
+    names = (name for name in _loaded if name.startswith(RULE))
+    rules = [own_rule(name.removeprefix(RULE), _loaded[name].function) for name in names]
+    return Report(dict(_broken), deadlines, {rule.name: rule for rule in rules})
 
 
 def grade(name: str, trajectory_json: bytes, max_reward: float) -> tuple[Verdict, str]:
@@ -120,19 +133,37 @@ def grade(name: str, trajectory_json: bytes, max_reward: float) -> tuple[Verdict
 
     Whatever it raises is a refusal.
     """
-    if name not in _loaded:
-        return Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}"), ""
-    judged = _judged(_loaded[name], trajectory_json, max_reward)
-    return judged, _printed[-1].take()
 
-
-def _judged(loaded: Loaded, trajectory_json: bytes, max_reward: float) -> Verdict:
-    trajectory = Trajectory.model_validate_json(trajectory_json)
-    try:
-        value = loaded.function(trajectory)
+    def judge(loaded: Loaded) -> Verdict:
+        value = loaded.function(_trajectory(trajectory_json))
         if inspect.iscoroutine(value):
             value = asyncio.run(value)
         return verdict(value, by=loaded.by, max_reward=max_reward)
+
+    return _answer(name, judge), _printed[-1].take()
+
+
+def measure(name: str, trajectory_json: bytes) -> tuple[list[float] | Refused, str]:
+    """The same for an intermediate rule: what it sees in each step."""
+
+    def judge(loaded: Loaded) -> list[float] | Refused:
+        trajectory = _trajectory(trajectory_json)
+        return own_worker.judged(own_worker.call(loaded.function, trajectory), trajectory, by=loaded.by)
+
+    return _answer(name, judge), _printed[-1].take()
+
+
+def _trajectory(trajectory_json: bytes) -> Trajectory:
+    trajectory: Trajectory = decode(Topics.TRAJECTORIES, trajectory_json)
+    return trajectory
+
+
+def _answer(name: str, judge: Callable[[Loaded], T]) -> T | Refused:
+    if name not in _loaded:
+        return Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}")
+    loaded = _loaded[name]
+    try:
+        return judge(loaded)
     except SystemExit as error:
         return Refused(Reason.EXITED, f"{loaded.by} called sys.exit({error.code!r})")
     except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the verdict

@@ -7,7 +7,7 @@ A call that takes longer than ``PATIENCE_S`` gets a process to stand in for the 
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from leyden_platform.settings import CatalogueSettings
 from leyden_reward import metrics
+from leyden_reward.air.own_worker import OwnRule
 from leyden_reward.rewards import worker
 from leyden_reward.rewards.library import IN_WORKERS
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict
@@ -51,7 +52,9 @@ class RewardWorkers:
     ) -> None:
         self.name = "reward-workers"
         self._own = dict(catalogue.rewards)
-        self._targets = {**IN_WORKERS, **self._own}
+        self._own_rules = {worker.RULE + name: target for name, target in catalogue.rules.items()}
+        self.rules: Mapping[str, OwnRule] = {}
+        self._targets = {**IN_WORKERS, **self._own, **self._own_rules}
         self._path = list(catalogue.path)
         self._count, self._memory_mb = count, memory_mb
         self._deadline_s, self._startup_s, self._max_reward = deadline_s, startup_s, max_reward
@@ -69,7 +72,7 @@ class RewardWorkers:
     async def start(self) -> None:
         """Start the processes and import the functions. Raises ``CatalogueError``."""
         self._pools = [self._pool() for _ in range(self._count)]
-        if self._own:
+        if self._own or self._own_rules:
             try:
                 await self._check_imports()
             except CatalogueError:
@@ -94,16 +97,18 @@ class RewardWorkers:
                 futures = [await asyncio.to_thread(pool.schedule, worker.report) for pool in self._pools]
                 reports = await asyncio.gather(*map(_awaitable, futures))
         except (TimeoutError, BrokenProcessPool):
+            targets = ", ".join((self._own | self._own_rules).values())
             raise CatalogueError(
-                f"importing {', '.join(self._own.values())} took over {self._startup_s:g} s or ends the "
-                "process; import less at the top of the module, or raise LEYDEN_REWARD_STARTUP_S"
+                f"importing {targets} took over {self._startup_s:g} s or ends the process; import less at "
+                "the top of the module, or raise LEYDEN_REWARD_STARTUP_S"
             ) from None
         if reports[0].broken:
             problems = "; ".join(f"{name}: {why}" for name, why in reports[0].broken.items())
             raise CatalogueError(
-                f"LEYDEN_CATALOGUE_REWARDS: {problems} (looked in {self._path or 'sys.path'})"
+                f"LEYDEN_CATALOGUE_REWARDS, _RULES: {problems} (looked in {self._path or 'sys.path'})"
             )
         self._deadlines_s = {name: min(own, self._deadline_s) for name, own in reports[0].deadlines_s.items()}
+        self.rules = reports[0].rules
 
     async def stop(self) -> None:
         """End the processes, whatever they are doing; calls under way are cancelled."""
@@ -126,13 +131,27 @@ class RewardWorkers:
 
     async def grade(self, name: str, trajectory: Trajectory) -> Verdict:
         """Run the function ``name`` in the next free process, for at most the deadline."""
+        return await self._answer(name, trajectory, worker.grade, self._max_reward)
+
+    async def measure(self, name: str, trajectory: Trajectory) -> list[float] | Refused:
+        """Run the user's rule ``name`` like a reward function."""
+        return await self._answer(worker.RULE + name, trajectory, worker.measure)
+
+    async def _answer(
+        self,
+        name: str,
+        trajectory: Trajectory,
+        function: Callable[..., tuple[T | Refused, str]],
+        *arguments: Any,
+    ) -> T | Refused:
         pool = await self._free.get()
         relief = asyncio.get_running_loop().call_later(PATIENCE_S, self._relieve)
         began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
             pool = await self._working(pool)
-            arguments = (worker.grade, name, encode(trajectory), self._max_reward)
-            judged, printed = await self._call(pool, deadline_s, *arguments)
+            judged, printed = await self._call(
+                pool, deadline_s, function, name, encode(trajectory), *arguments
+            )
             return _told(judged, printed, name, trajectory)
         except TimeoutError:
             metrics.WORKERS_LOST.labels("timed_out").inc()
@@ -186,7 +205,7 @@ class RewardWorkers:
             return await call
 
 
-def _told(judged: Verdict, printed: str, name: str, trajectory: Trajectory) -> Verdict:
+def _told(judged: T | Refused, printed: str, name: str, trajectory: Trajectory) -> T | Refused:
     """A refusal says what was printed too; otherwise it is a field of a line of the log."""
     if not printed:
         return judged

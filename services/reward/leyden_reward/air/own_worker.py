@@ -1,0 +1,83 @@
+"""What runs of a user's rule inside a worker process."""
+
+import asyncio
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from leyden_platform.conversation import turns
+from leyden_reward.rewards.verdict import Reason, Refused
+from leyden_schemas import Trajectory
+
+MARK = "__leyden_rule__"
+"""Where ``@leyden.rule`` leaves what it was told; this service does not import the SDK."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRule:
+    """What ``@leyden.rule`` was told of a rule in the catalogue."""
+
+    name: str
+    weight: float
+    at_most: float
+
+
+def own_rule(name: str, function: Callable[..., Any]) -> OwnRule:
+    """The rule that a function is. Raises ``TypeError`` for one that is not decorated."""
+    mark = getattr(function, MARK, None)
+    if mark is None:
+        raise TypeError("not a rule; decorate the function with @leyden.rule(weight=..., at_most=...)")
+    return OwnRule(name, float(mark.weight), float(mark.at_most))
+
+
+def call(function: Callable[..., Any], trajectory: Trajectory) -> Any:
+    """What the function returns; it takes the turns, and the trajectory too if it has room for it."""
+    conversation = turns(trajectory.steps)
+    value = function(conversation, trajectory) if takes_the_trajectory(function) else function(conversation)
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def takes_the_trajectory(function: Callable[..., Any]) -> bool:
+    """Whether it can be called with two arguments."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def judged(value: Any, trajectory: Trajectory, *, by: str) -> list[float] | Refused:
+    """The measurements, one for each step; a refusal for anything else."""
+    wanted = f"return a list of {len(trajectory.steps)} numbers, one for each step, of 0 or more"
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str | bytes)
+        or len(value) != len(trajectory.steps)
+    ):
+        return Refused(Reason.WRONG_TYPE, f"{by} returned {_shown(value)}; {wanted}")
+    numbers = [_number(item) for item in value]
+    if None in numbers:
+        return Refused(Reason.WRONG_TYPE, f"{by} returned {_shown(value)}; {wanted}")
+    found = [number for number in numbers if number is not None]
+    if not all(map(math.isfinite, found)):
+        return Refused(Reason.NOT_FINITE, f"{by} returned {_shown(value)}; every number must be finite")
+    if any(number < 0 for number in found):
+        return Refused(Reason.OUT_OF_RANGE, f"{by} returned {_shown(value)}; a weight below 0 makes it blame")
+    return found
+
+
+def _number(value: Any) -> float | None:
+    if not isinstance(value, Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: Any) -> str:
+    text = f"{type(value).__name__} {value!r}"
+    return text if len(text) <= 200 else text[:200] + "…"
