@@ -19,6 +19,7 @@ from leyden_gateway.control import admin
 from leyden_gateway.control.settings import TenantLimits
 from leyden_gateway.errors import ApiError
 from leyden_gateway.exchange.dialects import ROUTES
+from leyden_gateway.feedback.desk import ROUTE as FEEDBACK
 from leyden_gateway.routing.settings import ExternalSettings
 from leyden_gateway.settings import GatewaySettings
 
@@ -161,4 +162,4 @@ def test_every_field_of_a_json_setting_is_explained(model: type[BaseModel]) -> N
 
 def test_every_route_is_listed() -> None:
     words: Sequence[str] = [*_named(r"`(?:POST|GET) (/v1/[a-z/]+)`")]
-    assert set(words) == {*ROUTES, "/v1/models"}
+    assert set(words) == {*ROUTES, FEEDBACK, "/v1/models"}

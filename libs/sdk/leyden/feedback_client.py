@@ -36,9 +36,9 @@ def feedback(
 ) -> dict[str, Any]:
     """Say what became of a session, a rollout or a completion; return once that is on the log.
 
-    The fields are those of ``POST /v1/feedback`` (docs/gateway-feedback.md). ``url`` and ``api_key`` default to
-    ``LEYDEN_GATEWAY_URL`` and ``LEYDEN_API_KEY``. What failed is sent again; an ``id``, made up unless one is
-    given, keeps it from counting twice. Raises ``FeedbackFailed``.
+    The fields are those of ``POST /v1/feedback``, see docs/gateway-feedback.md. ``url`` and ``api_key`` are
+    ``LEYDEN_GATEWAY_URL`` and ``LEYDEN_API_KEY`` unless given. What failed is sent again; an ``id``, made up
+    unless one is given, keeps it from counting twice. Raises ``FeedbackFailed``.
     """
     said = {
         "session": session,
