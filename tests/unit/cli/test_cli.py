@@ -19,6 +19,7 @@ COMMANDS = [
     "down",
     "demo",
     "submit",
+    "replay",
     "topics",
     "topics create",
     "models",
