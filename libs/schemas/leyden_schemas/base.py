@@ -46,3 +46,7 @@ class Message(BaseModel):
     def key(self) -> str:
         """The Kafka key: messages with equal keys keep their order."""
         raise NotImplementedError
+
+    def to_json(self) -> bytes:
+        """The message as UTF-8 JSON."""
+        return self.model_dump_json().encode()

@@ -12,6 +12,7 @@ from leyden_schemas.samples import TrainingSample
 from leyden_schemas.tasks import RolloutAssigned, Task
 from leyden_schemas.topics import Topics
 from leyden_schemas.trajectories import Trajectory
+from leyden_schemas.whole import whole
 
 ADAPTERS: dict[str, TypeAdapter[Any]] = {
     Topics.TASKS.name: TypeAdapter(Task),
@@ -31,14 +32,14 @@ class MalformedMessage(ValueError):
 
 def encode(message: Message) -> bytes:
     """The message as UTF-8 JSON; ``decode`` gives an equal message back."""
-    return message.model_dump_json().encode()
+    return message.to_json()
 
 
 def decode(topic: Topic | str, value: bytes | None) -> Any:
     """The message that ``value`` holds.
 
     Queues of a topic (``leyden.tasks.v1.<queue>``) carry the topic's own type.
-    Raises ``MalformedMessage``; never anything else for bad bytes.
+    A trajectory's steps look whole. Raises ``MalformedMessage``; never anything else for bad bytes.
     """
     name = topic.name if isinstance(topic, Topic) else topic
     adapter = ADAPTERS.get(name) or next((a for n, a in ADAPTERS.items() if name.startswith(n + ".")), None)
@@ -47,9 +48,10 @@ def decode(topic: Topic | str, value: bytes | None) -> Any:
     if value is None:
         raise MalformedMessage("empty value (a tombstone) where a JSON object was expected")
     try:
-        return adapter.validate_json(value)
+        message = adapter.validate_json(value)
     except ValidationError as error:
         raise MalformedMessage(_explain(error)) from None
+    return whole(message) if isinstance(message, Trajectory) else message
 
 
 def _explain(error: ValidationError) -> str:

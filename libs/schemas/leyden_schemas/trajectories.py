@@ -4,10 +4,10 @@ from enum import StrEnum
 from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from leyden_schemas.base import JsonObject, Message, Timestamp, Topic
-from leyden_schemas.events import CompletionStatus, Outcome, Timings
+from leyden_schemas.events import CompletionStatus, Outcome, PromptBase, Protocol, Timings
 from leyden_schemas.tasks import Task
 from leyden_schemas.topics import Topics
 
@@ -36,7 +36,10 @@ class RewardTerm(Message):
 
 
 class Step(Message):
-    """One completion of a trajectory with the intermediate (AIR) terms it earned."""
+    """One completion of a trajectory with the intermediate (AIR) terms it earned.
+
+    On the log it may lean on an earlier step, as completions do; ``decode`` gives steps that look whole.
+    """
 
     completion_id: UUID
     agent: str = "main"
@@ -54,11 +57,28 @@ class Step(Message):
     request: JsonObject = Field(default_factory=dict)
     response: JsonObject | None = None
     terms: list[RewardTerm] = Field(default_factory=list)
+    protocol: Protocol = Protocol.CHAT
+    base: PromptBase | None = Field(
+        default=None, description="The earlier step of this trajectory that has the beginning of the prompt."
+    )
 
     @property
     def reward(self) -> float:
         """The intermediate reward ``a_t`` of this step."""
         return sum(term.weighted for term in self.terms)
+
+    def plain(self) -> "Step":
+        """This step with every field in memory."""
+        return self
+
+    def told(self) -> "Step":
+        """This step as it lies on the log, where it may lean on an earlier one."""
+        return self
+
+    @model_serializer(mode="wrap")
+    def _all_of_it(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self.plain())
+        return fields
 
 
 class Trajectory(Message):
@@ -95,3 +115,8 @@ class Trajectory(Message):
     def reward(self) -> float:
         """The final reward ``R``."""
         return sum(term.weighted for term in self.final)
+
+    def to_json(self) -> bytes:
+        """The trajectory as UTF-8 JSON, each step as it lies on the log."""
+        head = self.model_dump_json(exclude={"steps"}).encode()
+        return b'%b,"steps":[%b]}' % (head[:-1], b",".join([step.to_json() for step in self.steps]))

@@ -6,42 +6,45 @@ is decided here alone.
 
 from uuid import UUID
 
+from leyden_platform.transcript import Transcript, expanded, squeezed
 from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,
     EventMessage,
-    JsonObject,
     RewardTerm,
     RolloutFinished,
     RolloutStarted,
     SignalRecorded,
     Step,
-    UnknownBase,
-    expand,
 )
-
-BASE_UNKNOWN = "base_unknown"
-"""Why a step cannot be trained on whose prompt leans on a completion that this attempt does not have."""
 
 
 class OpenRollout:
     """The steps of one attempt in the order of the log, and the signals about them.
 
-    ``start`` is the event that opened the rollout.
+    Everything long is held packed, and read again when the rollout closes.
     """
 
+    __slots__ = ("_said", "_seen", "_signals", "_start", "_terms", "_transcript")
+
     def __init__(self, start: RolloutStarted) -> None:
-        self.start = start
-        self._seen = {start.event_id}
+        self._start = squeezed(start.to_json())
+        self._seen = {start.event_id.bytes}
         self._said: dict[UUID, SignalRecorded] = {}
-        self._steps: dict[UUID, Step] = {}
+        self._transcript = Transcript()
+        self._terms: dict[UUID, list[RewardTerm]] = {}
         self._signals: list[RewardTerm] = []
+
+    @property
+    def start(self) -> RolloutStarted:
+        """The event that opened the rollout, read again every time."""
+        return RolloutStarted.model_validate_json(expanded(self._start))
 
     def is_new(self, event: EventMessage) -> bool:
         """Whether neither the event nor its completion was seen before; they are from now on."""
-        ids = {event.event_id}
+        ids = {event.event_id.bytes}
         if isinstance(event, CompletionRecorded):
-            ids.add(event.completion_id)
+            ids.add(event.completion_id.bytes)
         new = self._seen.isdisjoint(ids)
         if new and isinstance(event, SignalRecorded):
             self._said[event.event_id] = event
@@ -52,58 +55,58 @@ class OpenRollout:
         """Whether an event that is not new says something else than what was seen under its ids."""
         match event:
             case CompletionRecorded():
-                step = self._steps.get(event.completion_id)
-                return step is None or _answer(step) != _answer(event)
+                place = self._transcript.place(event.completion_id)
+                return place is None or _answer(self.steps()[place]) != _answer(event)
             case SignalRecorded():
                 first = self._said.get(event.event_id)
                 return first is None or _meaning(first) != _meaning(event)
             case RolloutStarted():
-                return event.event_id == self.start.event_id and event.task != self.start.task
+                start = self.start
+                return event.event_id == start.event_id and event.task != start.task
             case RolloutFinished():
                 return False
 
     def has(self, completion_id: UUID) -> bool:
         """Whether there is such a step."""
-        return completion_id in self._steps
+        return completion_id in self._transcript
 
     def restart(self) -> int:
         """Drop the steps and signals, because another attempt begins; return how many they were."""
-        dropped = len(self._steps) + len(self._signals)
-        self._steps, self._signals = {}, []
+        dropped = len(self._transcript) + len(self._signals)
+        self._transcript, self._terms, self._signals = Transcript(), {}, []
         return dropped
 
     def add_completion(self, event: CompletionRecorded) -> bool:
         """Keep a step. False when its prompt leans on what is not known; the step then says so."""
-        try:
-            self._steps[event.completion_id] = _step(expand(event, self._whole))
-        except UnknownBase:
-            self._steps[event.completion_id] = _step(_without_prompt(event))
-            return False
-        return True
+        return self._transcript.append(_step(event))
 
     def add_signal(self, term: RewardTerm, completion_id: UUID | None) -> bool:
         """Keep a signal about a step, or about the rollout; False when there is no such step."""
         if completion_id is None:
             self._signals.append(term)
-            return True
-        step = self._steps.get(completion_id)
-        if step is None:
+        elif completion_id in self._transcript:
+            self._terms.setdefault(completion_id, []).append(term)
+        else:
             return False
-        self._steps[completion_id] = step.model_copy(update={"terms": [*step.terms, term]})
         return True
 
     def steps(self) -> list[Step]:
-        """The steps, whole, each with the signals about it."""
-        return list(self._steps.values())
+        """The steps, each with the signals about it; they are put together when they are looked at."""
+        steps = self._transcript.steps()
+        for completion_id, terms in self._terms.items():
+            place = self._transcript.place(completion_id)
+            assert place is not None
+            steps[place] = steps[place].model_copy(update={"terms": list(terms)})
+        return steps
 
     def signals(self) -> tuple[RewardTerm, ...]:
         """The signals about the rollout."""
         return tuple(self._signals)
 
-    def _whole(self, completion_id: UUID) -> Step | None:
-        """A step of this attempt, unless its own prompt is not known."""
-        step = self._steps.get(completion_id)
-        return None if step is None or step.untrainable == BASE_UNKNOWN else step
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory, roughly."""
+        return 1_000 + len(self._start) + self._transcript.nbytes + 100 * len(self._seen)
 
 
 def _answer(step: Step | CompletionRecorded) -> tuple[object, ...]:
@@ -134,10 +137,7 @@ def _step(event: CompletionRecorded) -> Step:
         timings=event.timings,
         request=event.request,
         response=event.response,
+        terms=[],
+        protocol=event.protocol,
+        base=event.base,
     )
-
-
-def _without_prompt(event: CompletionRecorded) -> CompletionRecorded:
-    """Neither request nor response either: rules would blame the agent for what is missing in them."""
-    missing: JsonObject = {"prompt_token_ids": [], "request": {}, "response": None}
-    return event.model_copy(update=missing | {"base": None, "untrainable": BASE_UNKNOWN})
