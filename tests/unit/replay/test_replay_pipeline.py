@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_stub import judging, ranked
 from memory_log import MemoryLog, at
 
 from leyden_credit.app import processors as credit_processors
@@ -23,6 +24,9 @@ from leyden_replay.pipeline import Chunk, Pipeline, Result
 from leyden_replay.roster import RewardChange, Roster, Selection
 from leyden_replay.stretch import plan
 from leyden_reward.app import processors as reward_processors
+from leyden_reward.app import rankings
+from leyden_reward.rewards.judging.client import JudgeClient
+from leyden_reward.rewards.judging.settings import JudgeSettings
 from leyden_reward.rewards.verdict import Graded, Verdict
 from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.settings import RewardSettings
@@ -74,16 +78,22 @@ async def go_over(
     lead_in: float = 1_000.0,
     workers: Any = None,
     roster: Roster | None = None,
+    judge: JudgeClient | None = None,
 ) -> Found:
     """Replay a log with the services' own processors."""
     stretch = await plan(log, since, until, lead_in=timedelta(seconds=lead_in), now=NOW)
     roster = roster or Roster("again", Selection(), None)
     workers = workers or RewardWorkers(CatalogueSettings(), count=1)
+    asked = judge or JudgeClient(JudgeSettings())
+    reward = REWARD.model_copy(update={"judge": asked.settings})
     line = Pipeline(
-        lambda publisher, clock: reward_processors(REWARD, workers, publisher, clock),
+        lambda publisher, clock: reward_processors(reward, workers, publisher, clock, judge=asked),
         lambda publisher, clock: credit_processors(CREDIT, publisher, clock),
         stretch,
         max_message_bytes=1_000_000,
+        ranking=(lambda publisher, clock: rankings(reward, workers, publisher, clock, asked))
+        if judge
+        else None,
     )
     ends = until if not isinstance(until, LogEdge) else NOW
     assert not isinstance(ends, LogEdge)
@@ -238,7 +248,7 @@ STORIES = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STORIES, st.integers(1, 380))
 async def test_stretches_that_follow_one_another_share_nothing_and_miss_nothing(
     stories: list[tuple[int, int, int]], border: int
@@ -285,3 +295,27 @@ async def test_other_tenants_runs_and_policies_are_passed_over() -> None:
     assert (roster.passed_over, found.cut_off) == (6, (0, 0))
     for selection in (Selection(tenant="x"), Selection(run="x")):
         assert (await go_over(log, roster=Roster("again", selection, None))).trajectories == []
+
+
+async def test_groups_that_a_judge_ranks_are_credited_where_their_last_rollout_ends() -> None:
+    log, compared, alone = MemoryLog(2), group(3, reward=RewardSpec(name="ruler")), group()
+    for rollout, ends in zip(compared, (20, 30, 60), strict=True):
+        log.add(10, rollout.started(), 0)
+        log.add(11, rollout.completion(), 0)
+        log.add(ends, rollout.finished("#" * (rollout.index + 1)), 0)
+    live(log, alone[0], 10, 40, 1)
+    live(log, alone[1], 10, 50, 1)
+    async with judging(ranked(lambda material: material.count("#") / 10)) as stub:
+        judge = JudgeClient(JudgeSettings(url=stub.url))
+        found = await go_over(log, judge=judge)
+        again = await go_over(log, judge=judge)
+        late = await go_over(log, at(55), judge=judge)
+        await judge.close()
+    rewards = {t.rollout_id: t.reward for t in found.trajectories}
+    assert [rewards[rollout.rollout_id] for rollout in compared] == [0.1, 0.2, 0.3]
+    ids = [rollout.rollout_id for rollout in (*alone, *compared)]
+    assert [t.rollout_id for t in found.trajectories] == ids
+    assert found.sampled == ids
+    assert len(stub.bodies) == 1
+    assert (again.trajectories, again.samples) == (found.trajectories, found.samples)
+    assert late.sampled == ids[2:]
