@@ -78,6 +78,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
         publisher,
         spool,
         SystemClock(),
+        conversations.forget,
         max_items=settings.feedback.feedback_max_items,
     )
     catalogue = Catalogue(models, replicas, externals)

@@ -1,7 +1,6 @@
 """``leyden.feedback`` and ``leyden feedback``: what is sent, when it is sent again, what a refusal says."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -32,9 +31,9 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Gateway:
     made = Gateway()
-    monkeypatch.setattr(feedback_client.httpx, "post", made.post)
+    monkeypatch.setattr(httpx, "post", made.post)
     monkeypatch.setattr(feedback_client, "_PAUSE_S", 0.0)
     for name in ("LEYDEN_GATEWAY_URL", "LEYDEN_API_KEY"):
         monkeypatch.delenv(name, raising=False)

@@ -302,6 +302,16 @@ def test_after_the_horizon_a_prompt_is_stored_whole() -> None:
     assert log.call(range(103), [], payload).base is not None
 
 
+def test_a_forgotten_attempt_begins_with_a_whole_prompt() -> None:
+    log, before = Log(), forgotten("session_over")
+    log.call([1, 2], [3], {"messages": [SYSTEM, ASKED]})
+    log.conversations.forget(ATTEMPT)
+    log.conversations.forget((UUID(int=9), 1))
+    assert (log.conversations.size, forgotten("session_over")) == (0, before + 1)
+    again = log.call([1, 2, 3, 4], [5], {"messages": [SYSTEM, ASKED, ANSWERED, THANKS]})
+    assert again.base is None
+
+
 def test_a_call_under_way_at_the_horizon_does_not_prolong_its_chain() -> None:
     now = [0.0]
     log = Log(Conversations(memory_bytes=1 << 20, horizon_s=60, clock=lambda: now[0]))

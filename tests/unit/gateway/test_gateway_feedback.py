@@ -76,6 +76,7 @@ class Front:
     ) -> None:
         self.publisher = publisher or MemoryPublisher()
         self.recent = RecentCompletions(10)
+        self.forgotten: list[tuple[UUID, int]] = []
         gatekeeper = Gatekeeper(
             AttributionSettings(api_keys=GRANTS), TokenSettings(secret=SECRET), allow_anonymous=True
         )
@@ -88,6 +89,7 @@ class Front:
             self.publisher,
             None,
             ManualClock(),
+            self.forgotten.append,
             max_items=3,
         )
 
@@ -402,3 +404,11 @@ async def test_who_stops_sending_is_not_waited_for() -> None:
 def test_a_batch_of_one_is_a_batch() -> None:
     _items, batch = parse_items(b'{"feedback": [{"session": "s", "thumb": "up"}]}', at_most=1)
     assert batch
+
+
+async def test_prompts_after_feedback_on_a_session_do_not_lean_on_those_before() -> None:
+    front, completion_id = Front(), new_id()
+    await front.give({"session": "s1", "completion_id": str(completion_id), "thumb": "up"})
+    assert front.forgotten == []
+    await front.give({"session": "s1", "thumb": "up"})
+    assert front.forgotten == [(SESSION, 1)]

@@ -22,6 +22,7 @@ from leyden_reward.decisions import (
 from leyden_reward.sessions import SessionRules
 from leyden_schemas import (
     CompletionRecorded,
+    EventMessage,
     Mode,
     Outcome,
     PromptBase,
@@ -173,7 +174,7 @@ def test_a_completion_that_was_asked_for_before_the_end_is_late() -> None:
 def test_another_tenant_has_no_say() -> None:
     session, reward = Session(), assembly()
     reward.take(session.asked(tenant="shop"), 0, at(0))
-    stranger = {"tenant": "other"}
+    stranger: dict[str, Any] = {"tenant": "other"}
     assert reward.take(session.said(**stranger), 1, at(1)) == [Dropped(Drop.OTHER_TENANT)]
     assert reward.take(session.finished(**stranger), 2, at(2)) == [Dropped(Drop.OTHER_TENANT)]
 
@@ -197,14 +198,13 @@ def test_equal_ids_with_other_content_are_contradictions() -> None:
     first, thumb = session.asked(), session.said()
     reward.take(first, 0, at(0))
     reward.take(thumb, 1, at(1))
-    for number, odd in enumerate(
-        [
-            first.model_copy(update={"token_ids": [9, 9]}),
-            first.model_copy(update={"event_id": uuid4(), "response": answer("5")}),
-            first.model_copy(update={"completion_id": uuid4()}),
-            thumb.model_copy(update={"value": -1.0}),
-        ]
-    ):
+    odds: list[EventMessage] = [
+        first.model_copy(update={"token_ids": [9, 9]}),
+        first.model_copy(update={"event_id": uuid4(), "response": answer("5")}),
+        first.model_copy(update={"completion_id": uuid4()}),
+        thumb.model_copy(update={"value": -1.0}),
+    ]
+    for number, odd in enumerate(odds):
         assert reward.take(odd, 2 + number, at(2)) == [Dropped(Drop.CONTRADICTORY)]
     assert reward.take(first, 9, at(3)) == [Dropped(Drop.DUPLICATE)]
     assert reward.take(thumb, 9, at(3)) == [Dropped(Drop.DUPLICATE)]

@@ -1,6 +1,6 @@
 """``POST /v1/feedback``: who may give it, what it is about, and on to the log before it is confirmed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -22,6 +22,7 @@ from leyden_gateway.exchange.caller import Caller
 from leyden_gateway.feedback.completions import Completions, Origin
 from leyden_gateway.feedback.events import Giver, Target, events_of, identity
 from leyden_gateway.feedback.items import Item, parse_items
+from leyden_gateway.recording.delta import Attempt
 from leyden_gateway.recording.record import Call
 from leyden_gateway.recording.redaction import Redaction
 from leyden_gateway.recording.spool import Spool
@@ -38,7 +39,10 @@ _TEXTS = ("correction", "comment", "output")
 
 
 class Desk:
-    """Takes feedback in."""
+    """Takes feedback in.
+
+    What is said of a whole session may end it; ``forget`` keeps later prompts from leaning on earlier ones.
+    """
 
     def __init__(
         self,
@@ -49,12 +53,13 @@ class Desk:
         publisher: Publisher,
         spool: Spool | None,
         clock: Clock,
+        forget: Callable[[Attempt], None],
         *,
         max_items: int,
     ) -> None:
         self._gatekeeper, self._completions, self._limiter = gatekeeper, completions, limiter
         self._redaction, self._publisher, self._spool, self._clock = redaction, publisher, spool, clock
-        self._max_items = max_items
+        self._forget, self._max_items = forget, max_items
 
     def answered(self, call: Call) -> None:
         """Remember where a completion was recorded, because its caller may soon judge it."""
@@ -117,6 +122,8 @@ class Desk:
             for event in events:
                 await self._put(event)
                 metrics.FEEDBACK.labels(event.type).inc()
+            if target.completion_id is None:
+                self._forget((target.rollout_id, 1))
             answers.append(_answer(item, target, str(mark)))
         return answers
 

@@ -42,8 +42,9 @@ _GLANCE = 8
 """Prompts that differ in their first bytes are not compared any further."""
 _OVERHEAD = 1024
 """Roughly what remembering a prompt costs beside its bytes."""
+_REASONS = ("memory", "branches", "horizon", "session_over")
 _SAVED = metrics.DELTA_SAVED
-_FORGOTTEN = {reason: metrics.DELTA_FORGOTTEN.labels(reason) for reason in ("memory", "branches", "horizon")}
+_FORGOTTEN = {reason: metrics.DELTA_FORGOTTEN.labels(reason) for reason in _REASONS}
 
 
 class Base(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,6 +184,11 @@ class Conversations:
         self.size += known.size
         while self.size > self._memory_bytes:
             self._forget(next(iter(self._attempts)), "memory")
+
+    def forget(self, attempt: Attempt) -> None:
+        """Its next prompt is whole, because for readers a session begins anew."""
+        if attempt in self._attempts:
+            self._forget(attempt, "session_over")
 
     def _known(self, attempt: Attempt) -> _Branches | None:
         known = self._attempts.get(attempt)
