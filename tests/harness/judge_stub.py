@@ -37,7 +37,7 @@ def completion(content: str, tokens: int = 30) -> JSONResponse:
 
 def verdict_id(prompt: str) -> str:
     """The id that a verdict on this prompt has to have."""
-    return _ID.findall(prompt)[-1]
+    return str(_ID.findall(prompt)[-1])
 
 
 def scored(score: float, why: str = "because") -> Callable[[str], Response]:

@@ -214,7 +214,7 @@ async def test_the_composed_service_works_and_stops(kafka: KafkaSettings, publis
     messages: list[Message] = list(told(rollout))
     await publisher.publish(*messages)
     (trajectory,) = await trajectories(kafka, {rollout.rollout_id})
-    assert [component.not_ready() for component in components] == [None] * 3
+    assert [component.not_ready() for component in components] == [None] * 4
     stop.set()
     await asyncio.gather(*running)
     assert trajectory.reward == 1.0

@@ -4,8 +4,8 @@ They are part of the contract: whoever writes a task names one, the runner refus
 parameters, and the reward service reads the same models.
 """
 
-from collections.abc import Container, Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,12 @@ MOST_PARTS = 32
 DEEPEST = 8
 P = TypeVar("P", bound="RewardParams")
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class Names(Protocol):
+    """Names that can be looked up: those of the user's rewards."""
+
+    def __contains__(self, name: str, /) -> bool: ...
 
 
 class UnknownReward(ValueError):
@@ -236,7 +242,7 @@ def parts_of(spec: RewardSpec) -> list[RewardSpec]:
             return []
 
 
-def leaves(spec: RewardSpec, own: Container[str] = (), *, level: int = 1) -> Iterator[RewardSpec]:
+def leaves(spec: RewardSpec, own: Names = (), *, level: int = 1) -> Iterator[RewardSpec]:
     """The rewards that are no compositions, checked on the way; ``own`` names the user's, which go first.
 
     Raises ``UnknownReward``, and ``ValueError`` for wrong parameters and compositions nested too deep.

@@ -42,7 +42,7 @@ def reward(
     """
 
     def mark(function: F) -> F:
-        named = RewardMark(name or getattr(function, "__name__", ""), deadline_s)
+        named = RewardMark(str(name or getattr(function, "__name__", "")), deadline_s)
         _check(function, named)
         function.__leyden_reward__ = named  # type: ignore[attr-defined]
         return function

@@ -29,6 +29,10 @@ from leyden_reward.settings import RewardSettings
 from leyden_schemas import Topics
 
 
+class AllWorkers(Workers, RuleWorkers, Protocol):
+    """Where rewards and rules of the user run."""
+
+
 async def build(settings: RewardSettings) -> Sequence[Component]:
     """The publisher, the workers with the user's functions imported, the judge, and the consumers.
 
@@ -58,16 +62,27 @@ async def build(settings: RewardSettings) -> Sequence[Component]:
 
 
 def rankings(
-    settings: RewardSettings, workers: Workers, publisher: Publisher, clock: Clock, judge: JudgeClient
+    settings: RewardSettings, workers: AllWorkers, publisher: Publisher, clock: Clock, judge: JudgeClient
 ) -> ProcessorFactory:
     """What brings the rollouts of a group together that are ranked against each other, by partition."""
-    ranking = Ranking(final_rewards(settings, workers, judge), judge, workers)
+    ranking = Ranking(scores(settings, workers, judge), judge, workers)
 
     def processor(_partition: Partition) -> RankingProcessor:
         groups = WaitingGroups(deadline_s=settings.ranking_deadline_s, remember=settings.remember)
         return RankingProcessor(groups=groups, ranking=ranking, publisher=publisher, clock=clock)
 
     return processor
+
+
+def scores(settings: RewardSettings, workers: AllWorkers, judge: JudgeClient) -> Scoring:
+    """Final and intermediate rewards."""
+    return Scoring(
+        final_rewards(settings, workers, judge),
+        intermediate_rewards(settings),
+        failed_reward=settings.failed_reward,
+        scales=settings.sessions.feedback_scales,
+        own_rules=OwnRules(workers, weights=settings.air_weights) if settings.air_cap else None,
+    )
 
 
 def final_rewards(settings: RewardSettings, workers: Workers, judge: JudgeClient) -> Grader:
@@ -107,10 +122,6 @@ def intermediate_rewards(settings: RewardSettings) -> Shaping:
     )
 
 
-class AllWorkers(Workers, RuleWorkers, Protocol):
-    """Where rewards and rules of the user run."""
-
-
 def processors(
     settings: RewardSettings,
     workers: AllWorkers,
@@ -125,17 +136,9 @@ def processors(
     relative to their group are published for ``rankings``, if there is a judge.
     """
     judge = judge or JudgeClient(settings.judge)
-    grader = final_rewards(settings, workers, judge)
+    scoring, sessions = scores(settings, workers, judge), settings.sessions
     if settings.judge.url is not None:
-        publisher = Routed(publisher, Ranking(grader, judge, workers))
-    sessions = settings.sessions
-    scoring = Scoring(
-        grader,
-        intermediate_rewards(settings),
-        failed_reward=settings.failed_reward,
-        scales=sessions.feedback_scales,
-        own_rules=OwnRules(workers, weights=settings.air_weights) if settings.air_cap else None,
-    )
+        publisher = Routed(publisher, Ranking(scoring, judge, workers))
     assembly = partial(
         Assembly,
         grace_s=settings.grace_s,

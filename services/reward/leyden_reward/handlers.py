@@ -12,19 +12,19 @@ from typing import NamedTuple
 import structlog
 
 from leyden_platform.clock import Clock
-from leyden_platform.messaging import OffsetTracker, Publisher, Record, Rejected, Unavailable
+from leyden_platform.messaging import OffsetTracker, Publisher, Record, Unavailable
 from leyden_platform.messaging.logclock import LogClock
 from leyden_platform.telemetry import span
 from leyden_reward import metrics
 from leyden_reward.assembly import Assembly
 from leyden_reward.decisions import Closed, Decision, Drop, Dropped, Kept, KeptInPart, Opened, Revisit
 from leyden_reward.history import Past
+from leyden_reward.publishing import measure, publish
 from leyden_reward.revisits import Revisits
-from leyden_reward.scoring import Scoring, excluded
+from leyden_reward.scoring import Scoring, excluded, is_pending
 from leyden_schemas import EventMessage, Trajectory
 
 log = structlog.get_logger(__name__)
-_RETRY_FIRST_S, _RETRY_MOST_S = 0.2, 10.0
 
 
 class _Place(NamedTuple):
@@ -173,9 +173,10 @@ class RewardProcessor:
 
     async def _score_and_publish(self, closed: Closed, headers: Mapping[str, str]) -> None:
         with span("reward.score", headers, **{"leyden.rollout_id": str(closed.trajectory.rollout_id)}):
-            trajectory = await self._publish(await self._score(closed))
+            trajectory = await publish(self._publisher, await self._score(closed))
         self._tracker.done(closed.offset)
-        _measure(trajectory)
+        if not is_pending(trajectory):
+            measure(trajectory)
 
     async def _score(self, closed: Closed) -> Trajectory:
         try:
@@ -183,49 +184,3 @@ class RewardProcessor:
         except Exception as error:  # the seam: what one agent sent must not stop the others
             log.error("scoring_failed", rollout_id=str(closed.trajectory.rollout_id), exc_info=error)
             return excluded(closed.trajectory, "scoring_failed", f"{type(error).__name__}: {error}")
-
-    async def _publish(self, trajectory: Trajectory) -> Trajectory:
-        """Publish until acknowledged; return what was. One too large is excluded, without its steps."""
-        pause_s, bare = _RETRY_FIRST_S, False
-        while True:
-            try:
-                await self._publisher.publish(trajectory)
-                return trajectory
-            except Rejected as error:
-                trajectory = excluded(
-                    trajectory.model_copy(update={"steps": [], "output": None}), error.reason, str(error)
-                )
-                if bare:
-                    log.error("trajectory_dropped", rollout_id=str(trajectory.rollout_id), error=str(error))
-                    return trajectory
-                bare = True
-            except Unavailable as error:
-                metrics.PUBLISH_RETRIES.inc()
-                log.warning(
-                    "trajectory_not_published", rollout_id=str(trajectory.rollout_id), error=str(error)
-                )
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _RETRY_MOST_S)
-
-
-def _measure(trajectory: Trajectory) -> None:
-    split = trajectory.task.split.value
-    if trajectory.revision:
-        metrics.REVISIONS.labels(trajectory.status.value).inc()
-    metrics.TRAJECTORIES.labels(split, trajectory.status.value).inc()
-    if trajectory.excluded_reason:
-        metrics.EXCLUDED.labels(trajectory.excluded_reason).inc()
-        return
-    metrics.FINAL.labels(split).observe(trajectory.reward)
-    for term in (term for step in trajectory.steps for term in step.terms):
-        if not term.name.startswith("signal."):
-            metrics.AIR_TERMS.labels(term.name).inc()
-    log.info(
-        "rollout_scored",
-        rollout_id=str(trajectory.rollout_id),
-        reward=trajectory.reward,
-        intermediate=sum(step.reward for step in trajectory.steps),
-        steps=len(trajectory.steps),
-        outcome=trajectory.outcome.value,
-        by=trajectory.scored_by,
-    )

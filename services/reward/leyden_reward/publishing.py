@@ -1,4 +1,4 @@
-"""Publishing a trajectory until it is acknowledged, whatever the broker says first."""
+"""Publishing a trajectory until it is acknowledged, whatever the broker says first, and counting it."""
 
 import asyncio
 
@@ -33,3 +33,27 @@ async def publish(publisher: Publisher, trajectory: Trajectory) -> Trajectory:
             log.warning("trajectory_not_published", rollout_id=str(trajectory.rollout_id), error=str(error))
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _RETRY_MOST_S)
+
+
+def measure(trajectory: Trajectory) -> None:
+    """Count a trajectory that was published, and log what it was worth."""
+    split = trajectory.task.split.value
+    if trajectory.revision:
+        metrics.REVISIONS.labels(trajectory.status.value).inc()
+    metrics.TRAJECTORIES.labels(split, trajectory.status.value).inc()
+    if trajectory.excluded_reason:
+        metrics.EXCLUDED.labels(trajectory.excluded_reason).inc()
+        return
+    metrics.FINAL.labels(split).observe(trajectory.reward)
+    for term in (term for step in trajectory.steps for term in step.terms):
+        if not term.name.startswith("signal."):
+            metrics.AIR_TERMS.labels(term.name).inc()
+    log.info(
+        "rollout_scored",
+        rollout_id=str(trajectory.rollout_id),
+        reward=trajectory.reward,
+        intermediate=sum(step.reward for step in trajectory.steps),
+        steps=len(trajectory.steps),
+        outcome=trajectory.outcome.value,
+        by=trajectory.scored_by,
+    )

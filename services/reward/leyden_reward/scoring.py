@@ -1,6 +1,6 @@
 """What a closed trajectory is worth: its final reward and intermediate terms, or why that cannot be told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -9,7 +9,7 @@ from leyden_reward.air.own import OwnRules
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.decisions import Closed
 from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
-from leyden_reward.rewards.grading import Grader
+from leyden_reward.rewards.grading import Grader, Grades
 from leyden_reward.rewards.verdict import Graded, Refused, Verdict
 from leyden_schemas import Outcome, RewardTerm, Trajectory, TrajectoryStatus
 
@@ -36,9 +36,19 @@ class Scoring:
         trajectory = closed.trajectory
         if trajectory.status is TrajectoryStatus.EXCLUDED:
             return trajectory
-        match await self._final(closed):
+        return await self._judged(trajectory, await self._final(closed), closed.signals)
+
+    async def settle(self, trajectory: Trajectory, ranked: Grades) -> Trajectory:
+        """The same for a rollout that waited for the others of its group, with its signals in ``final``."""
+        judged = await self._grader.grade(trajectory, {"ruler": ranked})
+        return await self._judged(trajectory, judged, trajectory.final)
+
+    async def _judged(
+        self, trajectory: Trajectory, judged: Verdict, signals: Sequence[RewardTerm]
+    ) -> Trajectory:
+        match judged:
             case Graded(terms, by):
-                return await self._scored(trajectory, (*terms, *closed.signals), by)
+                return await self._scored(trajectory, (*terms, *signals), by)
             case Refused(reason, text):
                 return excluded(trajectory, reason, text)
 
@@ -51,11 +61,18 @@ class Scoring:
         return await self._grader.grade(trajectory, {REWARD: feedback})
 
     async def _scored(self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str) -> Trajectory:
+        if not by:
+            return trajectory.model_copy(update={"final": list(final)})
         measured = await self._own_rules.measure(trajectory) if self._own_rules else ()
         reward = sum(term.weighted for term in final)
         shaped = self._shaping.shape(trajectory.steps, final=reward, measured=measured)
         metrics.AIR_CAPPED.inc(shaped.capped)
         return trajectory.model_copy(update={"steps": shaped.steps, "final": list(final), "scored_by": by})
+
+
+def is_pending(trajectory: Trajectory) -> bool:
+    """Whether its reward is still to be told, beside the others of its group."""
+    return trajectory.status is TrajectoryStatus.SCORED and not trajectory.scored_by
 
 
 def excluded(trajectory: Trajectory, reason: str, text: str) -> Trajectory:

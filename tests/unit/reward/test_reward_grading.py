@@ -96,7 +96,7 @@ async def test_a_part_that_cannot_be_told_makes_the_whole_so() -> None:
         {"name": "gated", "gate": EXACT, "then": {"name": REFUSING}},
         {"name": "clipped", "of": {"name": REFUSING}, "low": 0, "high": 1},
     ):
-        judged = await grade(**params)  # type: ignore[arg-type]
+        judged = await grade(**params)
         assert judged == Refused(Reason.TIMED_OUT, "it ran over 1 s")
 
 

@@ -1,6 +1,6 @@
 """Ranking: groups that come together on a topic of their own, and what each rollout is worth afterwards."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +13,9 @@ from starlette.responses import PlainTextResponse
 
 from leyden_platform.clock import ManualClock
 from leyden_platform.messaging import MemoryPublisher, Partition, PublishFailed, Record
-from leyden_platform.testing.rollouts import EPOCH, make_task, make_trajectory
+from leyden_platform.testing.rollouts import EPOCH, answer, make_step, make_task, make_trajectory
+from leyden_reward.air.own_worker import OwnRule
+from leyden_reward.air.shaping import Shaping
 from leyden_reward.app import processors, rankings
 from leyden_reward.ranking.groups import Gathered, Late, Opened, Repeated, WaitingGroups
 from leyden_reward.ranking.processor import RankingProcessor
@@ -22,6 +24,7 @@ from leyden_reward.ranking.routed import Routed
 from leyden_reward.rewards.grading import Grader
 from leyden_reward.rewards.judging.client import JudgeClient
 from leyden_reward.rewards.judging.settings import JudgeSettings
+from leyden_reward.scoring import Scoring
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import (
     Message,
@@ -42,6 +45,11 @@ PARTITION = Partition(Topics.RANKINGS.name, 0)
 class NoFunctions:
     """The user has none."""
 
+    rules: Mapping[str, OwnRule] = {}
+
+    async def measure(self, name: str, trajectory: Trajectory) -> Any:
+        raise AssertionError(name)
+
     def __contains__(self, name: str) -> bool:
         return False
 
@@ -57,7 +65,8 @@ def group(*outputs: str, reward: dict[str, Any] = RULER, **changes: Any) -> list
         rollout_id = uuid4()
         made.append(
             make_trajectory(
-                task=task, output=output, index=index, group_id=group_id, rollout_id=rollout_id,
+                task=task, output=output, index=index, steps=[make_step(response=answer(""))],
+                group_id=group_id, rollout_id=rollout_id,
                 trajectory_id=cause_id("trajectory", rollout_id, 1), final=[], **changes,
             )
         )  # fmt: skip
@@ -128,10 +137,10 @@ class Bench:
     def __init__(self, stub: JudgeStub, publisher: MemoryPublisher | None = None, **settings: Any) -> None:
         self.publisher, self.clock = publisher or MemoryPublisher(), ManualClock(EPOCH)
         self.client = JudgeClient(JudgeSettings(url=stub.url, deadline_s=20, **settings), first_wait_s=0.01)
-        grader = Grader(NoFunctions(), ranks_later=True)
+        scoring = Scoring(Grader(NoFunctions(), ranks_later=True), Shaping(cap=0.25))
         self.processor = RankingProcessor(
             groups=WaitingGroups(deadline_s=60),
-            ranking=Ranking(grader, self.client, NoFunctions()),
+            ranking=Ranking(scoring, self.client, NoFunctions()),
             publisher=self.publisher,
             clock=self.clock,
         )
@@ -171,6 +180,7 @@ async def test_a_group_is_ranked_and_published_under_its_own_topic(stub: JudgeSt
     assert [(term.name, term.weighted) for term in first.final] == [("reward", 0.1), ("signal.thumb", 0.5)]
     assert (second.reward, second.final[0].feedback) == (0.3, second.final[0].feedback)
     assert second.scored_by.startswith("ruler:judge#")
+    assert [term.name for term in first.steps[0].terms] == ["empty_output"]
     assert bench.processor.watermark() is None
     assert len(stub.bodies) == 1
 
@@ -188,8 +198,8 @@ async def test_a_ranking_may_be_a_part_of_a_composition(stub: JudgeStub) -> None
 
 async def test_failures_and_exclusions_stay_as_they_are_and_are_not_shown(stub: JudgeStub) -> None:
     bench, (right, failed, lost) = Bench(stub), group("a", "b", "c")
-    outcome = [RewardTerm(name="outcome", value=-1.0)]
-    failed = failed.model_copy(update={"outcome": Outcome.AGENT_FAILED, "final": outcome})
+    outcome = {"final": [RewardTerm(name="outcome", value=-1.0)], "scored_by": "outcome"}
+    failed = failed.model_copy(update={"outcome": Outcome.AGENT_FAILED, **outcome})
     lost = lost.model_copy(update={"status": TrajectoryStatus.EXCLUDED, "excluded_reason": "deadline"})
     await bench.feed(right, failed, lost)
     found = await bench.settled()
@@ -234,7 +244,8 @@ async def test_a_broker_that_is_away_delays_and_loses_nothing(stub: JudgeStub) -
 async def test_only_rollouts_that_wait_are_sent_aside() -> None:
     publisher = Topical()
     client = JudgeClient(JudgeSettings(url="http://nowhere"))
-    routed = Routed(publisher, Ranking(Grader(NoFunctions()), client, NoFunctions()))
+    scoring = Scoring(Grader(NoFunctions(), ranks_later=True), Shaping(cap=0.25))
+    routed = Routed(publisher, Ranking(scoring, client, NoFunctions()))
     (waiting,), (plain,) = group("a"), group("b", reward={"name": "exact_match"})
     await routed.publish(waiting, plain)
     assert publisher.topics == [Topics.RANKINGS.name, None]

@@ -141,7 +141,7 @@ async def test_a_python_that_does_not_run_excludes() -> None:
 
 
 def test_what_was_not_run_counts_as_failed() -> None:
-    ran = [{"cases": [["a", None], ["b", "wrong"]]}, {"problem": "it did not end"}]
+    ran: list[dict[str, Any]] = [{"cases": [["a", None], ["b", "wrong"]]}, {"problem": "it did not end"}]
     assert summary(ran, 4) == (1 / 5, "b: wrong\ntests.py: it did not end")
     assert summary([{"cases": [["a", None]]}], 1) == (1.0, None)
 

@@ -109,4 +109,4 @@ def test_importing_leyden_imports_neither_services_nor_clients() -> None:
 def test_the_registrys_client_is_there_when_asked_for() -> None:
     assert leyden.RegistryClient("http://nowhere").__class__.__name__ == "RegistryClient"
     with pytest.raises(AttributeError, match="no attribute 'rewards_of'"):
-        _ = leyden.rewards_of  # type: ignore[attr-defined]
+        _ = leyden.rewards_of

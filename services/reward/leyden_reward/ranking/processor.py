@@ -13,10 +13,10 @@ from leyden_platform.clock import Clock
 from leyden_platform.messaging import OffsetTracker, Publisher, Record
 from leyden_platform.messaging.logclock import LogClock
 from leyden_reward import metrics
-from leyden_reward.publishing import publish
+from leyden_reward.publishing import measure, publish
 from leyden_reward.ranking.groups import Decision, Gathered, Late, Opened, Repeated, WaitingGroups
 from leyden_reward.ranking.ranking import LATE, Ranking
-from leyden_reward.scoring import excluded
+from leyden_reward.scoring import excluded, is_pending
 from leyden_schemas import Trajectory
 
 log = structlog.get_logger(__name__)
@@ -84,13 +84,13 @@ class RankingProcessor:
             case Late(trajectory):
                 metrics.RANKINGS.labels("late").inc()
                 self._tracker.begin(offset)
-                self._begin(offset, [excluded(trajectory, LATE, "its group was ranked without it")])
+                self._begin(offset, [trajectory], late=True)
             case Gathered(first, rollouts):
                 metrics.RANKINGS.labels("ranked").inc(len(rollouts))
                 self._begin(first, rollouts)
 
-    def _begin(self, offset: int, rollouts: Sequence[Trajectory]) -> None:
-        task = asyncio.create_task(self._rank_and_publish(offset, rollouts))
+    def _begin(self, offset: int, rollouts: Sequence[Trajectory], *, late: bool = False) -> None:
+        task = asyncio.create_task(self._rank_and_publish(offset, rollouts, late))
         self._pending.add(task)
         task.add_done_callback(self._ended)
 
@@ -99,9 +99,12 @@ class RankingProcessor:
         if not task.cancelled() and task.exception():
             self._failure = task.exception()
 
-    async def _rank_and_publish(self, offset: int, rollouts: Sequence[Trajectory]) -> None:
-        for trajectory in await self._settle(rollouts):
-            await publish(self._publisher, trajectory)
+    async def _rank_and_publish(self, offset: int, rollouts: Sequence[Trajectory], late: bool) -> None:
+        after = [_too_late(one) for one in rollouts] if late else await self._settle(rollouts)
+        for before, settled in zip(rollouts, after, strict=True):
+            published = await publish(self._publisher, settled)
+            if is_pending(before):
+                measure(published)
         self._tracker.done(offset)
 
     async def _settle(self, rollouts: Sequence[Trajectory]) -> list[Trajectory]:
@@ -111,3 +114,8 @@ class RankingProcessor:
             log.error("ranking_failed", group_id=str(rollouts[0].group_id), exc_info=error)
             text = f"{type(error).__name__}: {error}"
             return [excluded(rollout, "scoring_failed", text) for rollout in rollouts]
+
+
+def _too_late(rollout: Trajectory) -> Trajectory:
+    """A rollout that failed or was excluded before needs no comparison."""
+    return excluded(rollout, LATE, "its group was ranked without it") if is_pending(rollout) else rollout

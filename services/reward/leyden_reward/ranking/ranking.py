@@ -1,13 +1,13 @@
 """What the rollouts of one group are worth, compared with each other."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
-from leyden_reward.rewards.grading import Grader, rankings_in
+from leyden_reward.rewards.grading import rankings_in
 from leyden_reward.rewards.judging.client import JudgeClient
 from leyden_reward.rewards.judging.ruler import Ranked, rank
-from leyden_reward.rewards.verdict import Graded, Refused
-from leyden_reward.scoring import excluded
-from leyden_schemas import Outcome, Trajectory, TrajectoryStatus
+from leyden_reward.scoring import Scoring, is_pending
+from leyden_schemas import Trajectory
+from leyden_schemas.rewards import Names
 
 LATE = "ranking_late"
 """Why a rollout is excluded whose group was ranked without it."""
@@ -16,8 +16,8 @@ LATE = "ranking_late"
 class Ranking:
     """Ranks groups with a judge, and gives each rollout the reward that its task asks for."""
 
-    def __init__(self, grader: Grader, client: JudgeClient, own: Container[str]) -> None:
-        self._grader, self._client, self._own = grader, client, own
+    def __init__(self, scoring: Scoring, client: JudgeClient, own: Names) -> None:
+        self._scoring, self._client, self._own = scoring, client, own
 
     def waits(self, trajectory: Trajectory) -> bool:
         """Whether the rollout's reward can only be told beside the others of its group."""
@@ -25,23 +25,12 @@ class Ranking:
 
     async def settle(self, group: Sequence[Trajectory]) -> list[Trajectory]:
         """The group's trajectories as they are published; failures and exclusions stay as they are."""
-        compared = [rollout for rollout in group if is_open(rollout)]
+        compared = [rollout for rollout in group if is_pending(rollout)]
         ranked = Ranked()
         if compared:
             for spec in rankings_in(compared[0].task.reward, self._own):
                 ranked.add(spec, await rank(self._client, compared, spec))
-        return [await self._settled(rollout, ranked) for rollout in group]
-
-    async def _settled(self, rollout: Trajectory, ranked: Ranked) -> Trajectory:
-        if not is_open(rollout):
-            return rollout
-        match await self._grader.grade(rollout, {"ruler": ranked}):
-            case Graded(terms, by):
-                return rollout.model_copy(update={"final": [*terms, *rollout.final], "scored_by": by})
-            case Refused(reason, text):
-                return excluded(rollout, reason, text)
-
-
-def is_open(rollout: Trajectory) -> bool:
-    """Whether a rollout of a group is still to be ranked."""
-    return rollout.status is TrajectoryStatus.SCORED and rollout.outcome is Outcome.SUCCEEDED
+        return [
+            await self._scoring.settle(rollout, ranked) if is_pending(rollout) else rollout
+            for rollout in group
+        ]

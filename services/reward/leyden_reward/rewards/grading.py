@@ -5,14 +5,24 @@ that is away or a sandbox that cannot start are refusals, which exclude the roll
 """
 
 import asyncio
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from leyden_reward.rewards import composition
 from leyden_reward.rewards.library import IN_WORKERS, QUICK
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict, verdict
 from leyden_schemas import RewardSpec, Trajectory
-from leyden_schemas.rewards import LIBRARY, Clipped, Gated, Sql, UnknownReward, Weighted, leaves, params_of
+from leyden_schemas.rewards import (
+    LIBRARY,
+    Clipped,
+    Gated,
+    Names,
+    Sql,
+    UnknownReward,
+    Weighted,
+    leaves,
+    params_of,
+)
 
 
 class Workers(Protocol):
@@ -139,7 +149,7 @@ class Grader:
         return RewardSpec(name="sql", params={**spec.params, "database": self._databases[name]})
 
 
-def rankings_in(spec: RewardSpec, own: Container[str]) -> list[RewardSpec]:
+def rankings_in(spec: RewardSpec, own: Names) -> list[RewardSpec]:
     """The relative rewards in a reward, each once; none in one that cannot be given anyway."""
     try:
         found = {leaf.model_dump_json(): leaf for leaf in leaves(spec, own)}

@@ -32,7 +32,7 @@ def problem_of(output: Any, schema: Any) -> str | None:
     """What is wrong with the output, None if nothing. Raises ``ValueError`` for what is no schema."""
     if not isinstance(schema, dict | bool):
         raise ValueError(f"json_schema: {schema!r} is no schema; give an object as params.schema")
-    kind = validator_for(schema, default=Draft202012Validator)
+    kind: Any = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)
     except SchemaError as error:

@@ -62,15 +62,15 @@ def isolate(libc: ctypes.CDLL) -> bool:
     spaces = NEWNET | NEWIPC | NEWUTS | NEWPID
     if os.geteuid() == 0:
         os.chown(".", NOBODY, NOBODY)
-        done = libc.unshare(spaces) == 0
+        refused = libc.unshare(spaces)
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     else:
-        done = libc.unshare(spaces | NEWUSER) == 0
+        refused = libc.unshare(spaces | NEWUSER)
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a change of user clears it
-    return done
+    return bool(refused == 0)
 
 
 def in_namespace(job: Job) -> list[Any]:
@@ -215,7 +215,7 @@ def unit_tests(value: object) -> list[Case]:
         wrong = [text for _, text in result.failures + result.errors] + [
             "unexpected success" for _ in result.unexpectedSuccesses
         ]
-        cases.append([one.id(), "\n".join(wrong)[-MOST_TEXT:] or None])
+        cases.append([str(one), "\n".join(wrong)[-MOST_TEXT:] or None])
     return cases
 
 
