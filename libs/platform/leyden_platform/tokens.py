@@ -61,6 +61,7 @@ class RolloutClaims(BaseModel):
             split=assigned.task.split,
             sampling=assigned.task.sampling,
             max_completions=assigned.task.limits.max_completions,
+            max_tokens=assigned.task.limits.max_tokens,
             traceparent=traceparent,
         )
 

@@ -36,6 +36,9 @@ class Limits(_Strict):
 
     timeout_s: float = Field(default=120.0, gt=0, le=3600)
     max_completions: int = Field(default=64, ge=1, le=10_000)
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Prompt and sampled tokens of all its completions; None: no limit."
+    )
     max_attempts: int = Field(default=3, ge=1, le=10, description="Retries after infrastructure failures.")
 
 

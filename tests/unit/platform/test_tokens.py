@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from leyden_platform.tokens import InvalidToken, RolloutClaims, mint, verify, verify_until
-from leyden_schemas import RolloutAssigned, Sampling, Split, Task
+from leyden_schemas import Limits, RolloutAssigned, Sampling, Split, Task
 
 SECRET = SecretStr("s" * 32)
 ASSIGNED = RolloutAssigned.fan_out(
@@ -23,6 +23,14 @@ def test_claims_survive() -> None:
         0.5,
         "r",
     )
+
+
+def test_a_task_s_limits_are_in_the_token() -> None:
+    limits = Limits(max_completions=7, max_tokens=5000)
+    task = Task(task_id="t", input={}, policy="calculator", run="r", limits=limits)
+    claims = RolloutClaims.of(RolloutAssigned.fan_out(task)[0], attempt=1)
+    assert (claims.max_completions, claims.max_tokens) == (7, 5000)
+    assert RolloutClaims.of(ASSIGNED, attempt=1).max_tokens is None
 
 
 def test_a_verification_says_when_it_ends() -> None:
