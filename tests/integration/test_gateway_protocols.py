@@ -112,6 +112,7 @@ async def test_a_stream(on: Stage, dialect: Dialect) -> None:
     claims = on.gateway.claims()
     answer = await on.ask(dialect, claims, stream=True)
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-accel-buffering"] == "no"
     events = events_of(answer)
     assert "".join(map(dialect.piece, events)) == on.stub.reply
     assert (dialect in TRANSLATED) == ("[DONE]" not in answer.text)

@@ -6,7 +6,7 @@ from leyden_gateway.attribution.named import session_or_none
 
 
 def session_of(request: Mapping[str, object]) -> str | None:
-    """``conversation`` (Responses), ``metadata.session_id``, ``user``, or ``metadata.user_id`` (Messages)."""
+    """``conversation``, ``metadata.session_id``, ``user``, or ``metadata.user_id`` (Messages)."""
     conversation, metadata = request.get("conversation"), request.get("metadata")
     if isinstance(conversation, dict):
         conversation = conversation.get("id")

@@ -42,6 +42,8 @@ from leyden_gateway.upstream.client import Answer, UpstreamRefused
 from leyden_schemas import Protocol
 
 _JSON = {"content-type": "application/json"}
+_FLOWS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+"""Asks proxies on the way, nginx among them, to pass a stream on as it comes."""
 _SERVERS_FAULT = {"truncated_stream", "malformed_answer", "upstream_timeout", "upstream_error"}
 _NAMING = ("model", "user", "conversation", "metadata")
 """Fields of a request that say whose it is."""
@@ -207,7 +209,7 @@ class Exchange:
             max_event_bytes=self._tools.settings.max_answer_bytes,
             translator=self._translator,
         )
-        headers = {"content-type": answer.content_type, "cache-control": "no-cache"}
+        headers = {"content-type": answer.content_type, **_FLOWS}
         try:
             while not relay.done and (chunk := await answer.read()):
                 await self._forward(relay.feed(chunk), headers)
