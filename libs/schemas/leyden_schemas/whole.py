@@ -197,6 +197,10 @@ class WholeStep(Step):
             case _:
                 return whole.parts.response(index)
 
+    def is_at(self, whole: Whole, index: int) -> bool:
+        """Whether it is the step at a place, with nothing of it replaced."""
+        return self._whole is whole and self._index == index and not self._changed
+
     @property
     def _changed(self) -> bool:
         """Whether one of its parts was replaced."""
@@ -226,6 +230,17 @@ class WholeStep(Step):
         return isinstance(other, Step) and self.plain() == other.plain()
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def parts_of(steps: Sequence[Step]) -> Parts | None:
+    """Where the parts of these steps are kept; None unless they are all steps of one attempt, unchanged."""
+    first = steps[0] if steps else None
+    if not isinstance(first, WholeStep):
+        return None
+    reader = first._whole
+    placed = enumerate(steps)
+    whole = all(isinstance(step, WholeStep) and step.is_at(reader, index) for index, step in placed)
+    return reader.parts if whole else None
 
 
 class _Read:

@@ -44,4 +44,5 @@ def crediting(settings: CreditSettings) -> Crediting:
         chosen(settings.estimator),
         by_policy={policy: chosen(choice) for policy, choice in settings.estimators.items()},
         air=settings.air_weight,
+        agents=frozenset(settings.agents),
     )

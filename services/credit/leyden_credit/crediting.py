@@ -1,6 +1,6 @@
 """From a closed group to training samples: who is compared, with which estimator, and what is left out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -47,7 +47,10 @@ class Credited:
 
 
 class Crediting:
-    """A choice of estimator per policy, and how much intermediate rewards count beside the final one."""
+    """A choice of estimator per policy, and how much intermediate rewards count beside the final one.
+
+    With ``agents``, only what these agents sampled is trained on; all of a rollout is compared.
+    """
 
     def __init__(
         self,
@@ -55,8 +58,10 @@ class Crediting:
         *,
         by_policy: Mapping[str, Estimator] | None = None,
         air: float = 1.0,
+        agents: Collection[str] = (),
     ) -> None:
         self._default, self._by_policy, self._air = default, by_policy or {}, air
+        self._agents = agents
 
     def credit(self, group: ClosedGroup) -> Credited:
         """Samples of the group's usable rollouts. The same group gives the same samples."""
@@ -72,7 +77,9 @@ class Crediting:
             return credited
         compared = [trajectory for trajectory, _ in usable]
         for trajectory, by_step in zip(compared, advantages, strict=True):
-            rows, dropped = merge(trajectory.steps, by_step, policy=policy_of(trajectory))
+            rows, dropped = merge(
+                trajectory.steps, by_step, policy=policy_of(trajectory), agents=self._agents
+            )
             credited.steps += dropped
             if rows:
                 credited.samples.append(_sample(trajectory, rows, estimator, compared))
@@ -86,13 +93,14 @@ class Crediting:
     def _usable(self, group: ClosedGroup, credited: Credited) -> list[tuple[Trajectory, ScoredRollout]]:
         usable = []
         for member in group.members:
-            rollout = scored(member.trajectory, member.states, air=self._air)
-            if member.trajectory.status is not TrajectoryStatus.SCORED:
+            trajectory = member.trajectory
+            rollout = scored(trajectory, member.states, air=self._air)
+            if trajectory.status is not TrajectoryStatus.SCORED:
                 credited.rollouts.append(RolloutDrop.EXCLUDED)
             elif not in_range(rollout):
                 credited.rollouts.append(RolloutDrop.OUT_OF_RANGE)
             else:
-                usable.append((member.trajectory, rollout))
+                usable.append((trajectory, rollout))
         return usable
 
 

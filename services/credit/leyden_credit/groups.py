@@ -13,7 +13,8 @@ from uuid import UUID
 
 from leyden_credit.states import states_of
 from leyden_platform.messaging.recent import RecentIds
-from leyden_schemas import Split, Task, Trajectory, TrajectoryStatus
+from leyden_platform.transcript import Transcript, expanded, squeezed
+from leyden_schemas import PromptBase, Split, Step, Task, Trajectory, TrajectoryStatus
 
 
 class Drop(StrEnum):
@@ -48,17 +49,46 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A trajectory of a group, and a digest of the state that each of its steps saw."""
+    """A trajectory of a group, packed, and a digest of the state that each of its steps saw.
 
-    trajectory: Trajectory
+    The conversation is not in it, because it is not read again.
+    """
+
+    rollout_id: UUID
+    index: int
+    revision: int
     states: tuple[bytes | None, ...]
+    transcript: Transcript
+    packed: bytes
+    """The trajectory without its steps."""
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
-        """Without the conversation, which is not read again; open groups would otherwise hold all of it."""
-        steps = [step.model_copy(update={"request": {}, "response": None}) for step in trajectory.steps]
-        slim = trajectory.model_copy(update={"steps": steps, "output": None})
-        return cls(slim, states_of(trajectory.steps))
+        """What a group keeps of a trajectory."""
+        bare = trajectory.model_copy(update={"steps": [], "output": None})
+        return cls(
+            trajectory.rollout_id,
+            trajectory.index,
+            trajectory.revision,
+            states_of(trajectory.steps),
+            Transcript(map(_without_conversation, trajectory.steps)),
+            squeezed(bare.to_json()),
+        )
+
+    def head(self) -> Trajectory:
+        """The trajectory without its steps."""
+        return Trajectory.model_validate_json(expanded(self.packed))
+
+    @property
+    def trajectory(self) -> Trajectory:
+        """The trajectory without its conversation."""
+        return self.head().model_copy(update={"steps": self.transcript.steps()})
+
+
+def _without_conversation(step: Step) -> Step:
+    told = step.told()
+    base = told.base and PromptBase(completion_id=told.base.completion_id, tokens=told.base.tokens)
+    return told.model_copy(update={"request": {}, "response": None, "base": base})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +170,7 @@ class Groups:
     @staticmethod
     def _again(group: _OpenGroup, known: Member, trajectory: Trajectory) -> Dropped:
         """Of several revisions of a rollout the highest is in the group; the other is dropped."""
-        before, now = known.trajectory.revision, trajectory.revision
+        before, now = known.revision, trajectory.revision
         if now > before:
             group.members[trajectory.rollout_id] = Member.of(trajectory)
         return Dropped(Drop.DUPLICATE if now == before else Drop.SUPERSEDED)
@@ -156,7 +186,7 @@ class Groups:
         self._closed.add(group_id)
         ordered = sorted(group.members.values(), key=_place)
         self._unused.discard(group_id)
-        if group.task.samples == 1 and ordered[0].trajectory.status is TrajectoryStatus.EXCLUDED:
+        if group.task.samples == 1 and ordered[0].head().status is TrajectoryStatus.EXCLUDED:
             self._unused.add(group_id)
         return ClosedGroup(group.offset, complete, tuple(ordered))
 
@@ -166,4 +196,4 @@ class Groups:
 
 
 def _place(member: Member) -> tuple[int, UUID]:
-    return member.trajectory.index, member.trajectory.rollout_id
+    return member.index, member.rollout_id

@@ -88,7 +88,7 @@ class CreditProcessor:
         metrics.GROUPS_MIXED.inc(len(versions) > 1)
         log.info(
             "group_credited",
-            group_id=str(group.members[0].trajectory.group_id),
+            group_id=str(group.members[0].head().group_id),
             rollouts=len(group.members),
             complete=group.complete,
             samples=len(credited.samples),
@@ -101,7 +101,7 @@ class CreditProcessor:
         try:
             return self._crediting.credit(group)
         except Exception as error:  # the seam: what is odd in one group must not stop the others
-            log.error("crediting_failed", group_id=str(group.members[0].trajectory.group_id), exc_info=error)
+            log.error("crediting_failed", group_id=str(group.members[0].head().group_id), exc_info=error)
             return Credited(group=GroupDrop.FAILED)
 
     async def _publish(self) -> None:

@@ -32,6 +32,11 @@ class CreditSettings(ServiceSettings):
         allow_inf_nan=False,
         description="How much intermediate rewards count beside the final one; 0 trains on outcomes alone.",
     )
+    agents: list[str] = Field(
+        default_factory=list,
+        description="Agents whose steps are trained on, as JSON; all of them when empty. The steps of others "
+        "are left out of the rows and still count in what is compared.",
+    )
     deadline_s: float = Field(
         default=600.0, gt=0, description="A group is closed this long after its first trajectory."
     )

@@ -1,6 +1,7 @@
 """Steps become the fewest rows, token for token as they were sampled."""
 
 import math
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from leyden_credit.rows import StepDrop, merge
 from leyden_platform.testing.rollouts import make_step
+from leyden_platform.transcript import Transcript
 from leyden_schemas import Step
 
 
@@ -151,13 +153,43 @@ def test_rows_reproduce_every_step_once(steps: list[Step]) -> None:
         assert len(set(carrying)) == len(carrying)
 
 
-@given(conversations())
-def test_no_two_rows_could_have_been_one(steps: list[Step]) -> None:
-    """No row is wholly a prefix of the first prompt of a row that began after it was complete."""
-    order = {step.completion_id: index for index, step in enumerate(steps)}
+def fewest(steps: list[Step]) -> int:
+    """By brute force: steps less the most that can each go on from a step that no other goes on from."""
+    wholes = [[*step.prompt_token_ids, *step.token_ids] for step in steps]
+    after = [
+        [j for j, other in enumerate(steps) if other.prompt_token_ids[: len(whole)] == whole]
+        for whole in wholes
+    ]
+    before: dict[int, int] = {}
+
+    def goes_on(step: int, tried: set[int]) -> bool:
+        for other in after[step]:
+            if other not in tried:
+                tried.add(other)
+                if other not in before or goes_on(before[other], tried):
+                    before[other] = step
+                    return True
+        return False
+
+    return len(steps) - sum(goes_on(step, set()) for step in range(len(steps)))
+
+
+@given(conversations(), st.randoms(use_true_random=False))
+def test_rows_are_the_fewest_in_whatever_order_the_steps_came(steps: list[Step], order: Random) -> None:
+    order.shuffle(steps)
     merged = merge(steps, [0.0] * len(steps), policy="calculator").rows
-    for row in merged:
-        for other in merged:
-            complete, begun = order[row.spans[-1].completion_id], order[other.spans[0].completion_id]
-            if complete < begun:
-                assert other.token_ids[: other.spans[0].start][: len(row.token_ids)] != row.token_ids
+    assert len(merged) == fewest(steps)
+
+
+@given(conversations())
+def test_packed_steps_give_the_same_rows(steps: list[Step]) -> None:
+    advantages = [float(index) for index in range(len(steps))]
+    packed = Transcript(steps).steps()
+    assert merge(packed, advantages, policy="calculator") == merge(steps, advantages, policy="calculator")
+
+
+def test_only_selected_agents_are_trained_on() -> None:
+    steps = [make_step([1], [2]), make_step([1, 2, 3], [4], agent="helper"), make_step([1, 2, 3, 4], [5])]
+    merged = merge(steps, [1.0] * 3, policy="calculator", agents={"main"})
+    assert merged.dropped == [StepDrop.OTHER_AGENT]
+    assert [(row.token_ids, len(row.spans)) for row in merged.rows] == [([1, 2, 3, 4, 5], 2)]

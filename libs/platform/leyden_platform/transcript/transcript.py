@@ -1,6 +1,6 @@
 """The steps of one attempt, in order, each packed and without what an earlier one has already."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from sys import getsizeof
 from uuid import UUID
@@ -48,7 +48,7 @@ class Transcript:
 
     __slots__ = ("_ends", "_places", "_steps")
 
-    def __init__(self, steps: Sequence[Step] = ()) -> None:
+    def __init__(self, steps: Iterable[Step] = ()) -> None:
         self._steps: list[_Packed] = []
         self._places: dict[bytes, int] = {}
         self._ends: list[int] = []
@@ -57,6 +57,11 @@ class Transcript:
 
     def __len__(self) -> int:
         return len(self._steps)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Transcript) and self._steps == other._steps
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __contains__(self, completion_id: UUID) -> bool:
         return completion_id.bytes in self._places
@@ -107,9 +112,9 @@ class Transcript:
         """A reader of the steps that are here now. It remembers what it reads: let go of it soon."""
         return Whole(_View(list(self._steps)))
 
-    def steps(self) -> list[Step]:
-        """The steps, each put together when its parts are asked for."""
-        reader = self.whole()
+    def steps(self, reader: Whole | None = None) -> list[Step]:
+        """The steps, each put together when its parts are asked for; ``reader`` is one of this transcript."""
+        reader = reader or self.whole()
         view = reader.parts
         assert isinstance(view, _View)
         return [WholeStep.read(view.opened(index).light, reader, index) for index in range(len(self))]
