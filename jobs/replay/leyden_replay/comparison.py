@@ -53,6 +53,7 @@ class Mover(_Part):
     group_id: UUID
     task_id: str
     index: int
+    output: str = Field(description="The beginning of what the agent answered.")
     before: float
     after: float
 
@@ -134,6 +135,7 @@ def movers(common: Mapping[UUID, tuple[Scored, Scored]], most: int = MOVERS) -> 
             group_id=now.group_id,
             task_id=now.task_id,
             index=now.index,
+            output=now.output,
             before=was.final,
             after=now.final,
         )

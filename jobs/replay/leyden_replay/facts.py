@@ -1,5 +1,6 @@
 """What a comparison needs of a trajectory or a sample, read without building the rest of it."""
 
+import sys
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -38,6 +39,7 @@ class _Trajectory(BaseModel):
     final: list[_Term] = []
     steps: list[_Step] = []
     scored_by: str = ""
+    output: Any = None
 
 
 class _Span(BaseModel):
@@ -57,6 +59,7 @@ class _Sample(BaseModel):
     rows: list[_Row]
 
 
+_SHOWN = 80
 _TRAJECTORY, _SAMPLE = TypeAdapter(_Trajectory), TypeAdapter(_Sample)
 
 
@@ -73,6 +76,7 @@ class Scored:
     reason: str
     error: str
     by: str
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,8 @@ def scored(value: bytes) -> tuple[UUID, Scored]:
         sum(_total(step.terms) for step in told.steps) if counts else None,
         "" if counts else told.excluded_reason or "unknown",
         (told.error or "")[:200] if not counts else "",
-        told.scored_by,
+        sys.intern(told.scored_by),
+        "" if told.output is None else str(told.output)[:_SHOWN],
     )
 
 

@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from leyden_replay.comparison import Comparison, Measure
+from leyden_replay.statistics import Distribution
 from leyden_replay.summary import Summary
+
+_NEGLIGIBLE = 1e-12
 
 
 class Table(NamedTuple):
@@ -48,23 +51,17 @@ def headline(summary: Summary) -> str:
 
 def _compared(comparison: Comparison) -> list[Table]:
     order, samples = comparison.order, comparison.samples
+    measures = [measure for measure in comparison.measures if measure.compared]
     return [
         Table(
             "Before (live) and after (replay)",
-            (
-                "",
-                "rollouts",
-                "mean",
-                "std",
-                "p10",
-                "median",
-                "p90",
-                "rank correlation",
-                "up",
-                "down",
-                "equal",
-            ),
-            [_measure(measure) for measure in comparison.measures if measure.compared],
+            ("", "rollouts", "before", "after", "rank corr.", "up", "down", "equal"),
+            [_measure(measure) for measure in measures],
+        ),
+        Table(
+            "Distributions",
+            ("", "least", "10 %", "median", "90 %", "most"),
+            [row for measure in measures for row in _spread(measure)],
         ),
         Table(
             "Order within groups",
@@ -80,11 +77,12 @@ def _compared(comparison: Comparison) -> list[Table]:
         ),
         Table(
             "Biggest movers",
-            ("rollout", "task", "before", "after", "change"),
+            ("rollout", "task", "answer", "before", "after", "change"),
             [
                 (
                     str(mover.rollout_id),
                     f"{mover.task_id} #{mover.index}",
+                    mover.output,
                     _number(mover.before),
                     _number(mover.after),
                     f"{mover.change:+.4g}",
@@ -102,22 +100,30 @@ def _compared(comparison: Comparison) -> list[Table]:
 
 
 def _measure(measure: Measure) -> tuple[str, ...]:
-    sides = [
-        [_number(value) for value in (side.mean, side.std, side.p10, side.median, side.p90)]
-        if side
-        else [""] * 5
-        for side in (measure.before, measure.after)
-    ]
     rho = measure.rank_correlation
     return (
         measure.name,
         str(measure.compared),
-        *(was if was == now else f"{was} -> {now}" for was, now in zip(*sides, strict=True)),
+        _mean(measure.before),
+        _mean(measure.after),
         "" if rho is None else f"{rho:.3f}",
         str(measure.up),
         str(measure.down),
         str(measure.equal),
     )
+
+
+def _mean(side: Distribution | None) -> str:
+    return "" if side is None else f"{_number(side.mean)} ± {_number(side.std)}"
+
+
+def _spread(measure: Measure) -> list[tuple[str, ...]]:
+    sides = {"before": measure.before, "after": measure.after}
+    return [
+        (f"{measure.name}, {when}", *map(_number, (s.minimum, s.p10, s.median, s.p90, s.maximum)))
+        for when, s in sides.items()
+        if s is not None
+    ]
 
 
 def _counts(summary: Summary) -> Table:
@@ -152,4 +158,4 @@ def _mapping(title: str, counts: Mapping[str, int]) -> Table:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.4g}" if abs(value) > _NEGLIGIBLE else "0"

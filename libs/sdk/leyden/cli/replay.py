@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _ASIDE = "What to go over"
-_WITH = "Definitions (default: the services' settings, LEYDEN_REWARD_…, LEYDEN_CREDIT_…, LEYDEN_CATALOGUE_…)"
+_WITH = "Definitions (default: the services' settings)"
 _WHERE = "Results"
+_TEXTS = {"", "rollout", "task", "answer", "reason", "for example", "pairs of rollouts of one task"}
 
 
 def register(app: typer.Typer) -> None:
@@ -122,6 +123,9 @@ def replay(
         typer.Option(envvar="LEYDEN_KAFKA_BOOTSTRAP", help="host:port. Default: the stack in --dir."),
     ] = None,
     directory: Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")] = Path(".leyden"),
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log every rollout, as the services do.")
+    ] = False,
 ) -> None:
     """Score and credit what the log holds again, with other rewards or estimators, and compare.
 
@@ -164,7 +168,7 @@ def replay(
         folder = reports / f"replay-{name}"
         report.prepare(folder)
         try:
-            summary = _run(request)
+            summary = _run(request, verbose=verbose)
             _show(summary)
             files = report.write(summary, folder)
         finally:
@@ -196,13 +200,13 @@ def _request(asked: dict[str, Any], changes: dict[str, Any], kafka: "KafkaSettin
     return request
 
 
-def _run(request: "Request") -> "Summary":
+def _run(request: "Request", *, verbose: bool) -> "Summary":
     """Run under a progress bar. Ctrl-C ends it in order."""
     from leyden_platform.settings import LogSettings
     from leyden_platform.telemetry import configure_logging
     from leyden_replay.replay import replay as go_over
 
-    configure_logging("replay", LogSettings(level=os.environ.get("LEYDEN_LOG_LEVEL", "CRITICAL")))
+    configure_logging("replay", LogSettings(level="INFO" if verbose else "CRITICAL"))
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -224,8 +228,8 @@ def _show(summary: "Summary") -> None:
 
     for table in tables(summary):
         shown = Table(title=table.title, title_justify="left")
-        for index, column in enumerate(table.columns):
-            shown.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        for column in table.columns:
+            shown.add_column(column, justify="left" if column in _TEXTS else "right", overflow="fold")
         for row in table.rows:
             shown.add_row(*map(escape, row))
         output.print(shown)
