@@ -206,7 +206,8 @@ def _reached(positions: dict[int, int], ends: dict[int, int]) -> bool:
     return all(positions[number] >= end for number, end in ends.items())
 
 
-async def _log_from_now(kafka: KafkaSettings, open_until: AsyncExitStack) -> Log:
+async def log_from_now(kafka: KafkaSettings, open_until: AsyncExitStack) -> Log:
+    """The events that come from now on, while ``open_until`` is open."""
     async with LogReader(kafka, Topics.EVENTS.name) as reader:
         ends = await reader.end_offsets()
     reader = await open_until.enter_async_context(LogReader(kafka, Topics.EVENTS.name, ends))
@@ -267,8 +268,7 @@ async def running_gateway(
         replicas=replicas,
         poll_interval_s=0.5,
         poll_urgent_s=0.02,
-        drain_timeout_s=10,
-        **settings,
+        **{"drain_timeout_s": 10, **settings},
     )
     components = await build(chosen)
     stop = asyncio.Event()
@@ -276,7 +276,7 @@ async def running_gateway(
     try:
         await eventually(lambda: not [c for c in components if c.not_ready()])
         async with AsyncExitStack() as open_until:
-            log = await _log_from_now(kafka, open_until)
+            log = await log_from_now(kafka, open_until)
             yield _gateway(kafka, policy, components, log)
     finally:
         stop.set()
@@ -304,6 +304,7 @@ __all__ = [
     "Gateway",
     "busy_connections",
     "hold_acknowledgements",
+    "log_from_now",
     "refuse_to_publish",
     "running_gateway",
 ]

@@ -4,13 +4,20 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import openai
 import pytest
-from gateway_harness import Gateway, hold_acknowledgements, refuse_to_publish, running_gateway
+from gateway_harness import (
+    Gateway,
+    hold_acknowledgements,
+    log_from_now,
+    refuse_to_publish,
+    running_gateway,
+)
 from openai.types.chat import ChatCompletionChunk
 from starlette.responses import PlainTextResponse, Response
 from vllm_stub import FIRST_ID, VllmStub, error, eventually, serving, sse
@@ -413,3 +420,31 @@ async def test_a_drained_gateway_finishes_its_calls(
         await asyncio.wait_for(stub.arrived.wait(), 5)
         asyncio.get_running_loop().call_later(0.2, stub.gate.set)
     assert (await calling).status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_outlives_the_drain_is_told_and_recorded(
+    kafka: KafkaSettings, stub: VllmStub, policy: str, *, stream: bool
+) -> None:
+    """The caller's client may try again elsewhere; what was sampled until then is on the log."""
+    stub.gate.clear()
+    async with AsyncExitStack() as open_until:
+        log = await log_from_now(kafka, open_until)
+        async with running_gateway(kafka, policy, stub.url, drain_timeout_s=2) as gateway:
+            await gateway.publish_policy(versions=[1], serving=1)
+            claims = gateway.claims()
+            calling = asyncio.create_task(gateway.post(claims, {"messages": HELLO, "stream": stream}))
+            await asyncio.wait_for(stub.arrived.wait(), 5)
+            if stream:
+                await eventually(
+                    lambda: gateway.metric("leyden_gateway_first_token_seconds_count", policy=policy) > 0
+                )
+        answer = await calling
+        if stream:
+            assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "gateway_stopping"
+        else:
+            assert error_of(answer) == (503, "gateway_stopping")
+        await log.catch_up()
+        (record,) = [raw.message() for raw in log.of(claims.rollout_id)]
+    assert (record.status, record.untrainable) == (CompletionStatus.ERROR, "gateway_stopping")
+    assert bool(record.token_ids) == stream

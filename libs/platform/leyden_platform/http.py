@@ -10,6 +10,9 @@ from starlette.types import ASGIApp
 
 from leyden_platform.one_write import OneWriteProtocol
 
+LAST_WORDS_S = 2.0
+"""How long a request that was cut short may take to tell its caller, and whoever else has to know."""
+
 
 class PortInUse(OSError):
     """Another process listens on the port."""
@@ -82,7 +85,10 @@ class HttpServer:
         return None if self._server.started else "not listening yet"
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until ``stop``; then stop accepting and finish the requests in hand."""
+        """Serve until ``stop``; then stop accepting and finish the requests in hand.
+
+        Those that do not end in time are cancelled, and have a moment to say so.
+        """
         self.bind()
         assert self._socket is not None
         serving = asyncio.create_task(self._server.serve(sockets=[self._socket]))
@@ -91,3 +97,5 @@ class HttpServer:
         stopping.cancel()
         self._server.should_exit = True
         await serving
+        if cut_short := set(self._server.server_state.tasks):
+            await asyncio.wait(cut_short, timeout=LAST_WORDS_S)

@@ -108,8 +108,10 @@ class Exchange:
         except CallerGone as gone:
             return Outcome(Ending.cancelled(str(gone)))
         except asyncio.CancelledError:
-            await self._record(Ending.failed(GatewayStopping("the gateway was stopped")))
-            raise
+            _go_on()
+            return self._failed(
+                GatewayStopping("the gateway was stopped before the answer had ended; try again")
+            )
 
     async def _listen(self, caller: Caller) -> Prepared:
         """The request, understood; from then on the caller is watched."""
@@ -274,6 +276,13 @@ class Exchange:
         if self._forced:
             headers["x-leyden-sampling"] = "forced"
         return headers
+
+
+def _go_on() -> None:
+    """The call was cut short by the server's stop: log and caller are still to hear of it."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 def _check_answer(body: bytes) -> None:
