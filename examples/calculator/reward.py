@@ -1,9 +1,10 @@
 """What a good answer is: the right number and nothing else."""
 
-from leyden import Trajectory
+import leyden
 
 
-def reward(trajectory: Trajectory) -> float:
+@leyden.reward(name="calculator")
+def reward(trajectory: leyden.Trajectory) -> float:
     """What Leyden calls for every finished rollout."""
     return score(str(trajectory.output), str(trajectory.task.reference))
 

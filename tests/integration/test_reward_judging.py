@@ -128,4 +128,4 @@ async def test_a_judge_is_asked_through_the_gateway_and_recorded(
 
     (record,) = recorded(await read_until(kafka, Topics.EVENTS, lambda seen: bool(recorded(seen))))
     assert (record.policy, record.untrainable) == ("external:judge", "external")
-    assert record.tenant == "judges"
+    assert (record.tenant, record.agent) == ("judges", "judge")

@@ -95,6 +95,7 @@ def test_what_the_agent_said_last_is_the_output_that_nobody_named() -> None:
         ({"status": "error"}, Drop.NOT_A_CONVERSATION),
         ({"session": None, "operation": "embeddings"}, Drop.NOT_A_CONVERSATION),
         ({"session": None, "untrainable": "external"}, Drop.NOT_A_CONVERSATION),
+        ({"agent": "judge", "untrainable": "external"}, Drop.NOT_A_CONVERSATION),
     ],
 )
 def test_what_opens_no_session(changes: dict[str, Any], reason: Drop) -> None:

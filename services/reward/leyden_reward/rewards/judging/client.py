@@ -22,6 +22,8 @@ from leyden_reward.rewards.judging.settings import JudgeSettings
 from leyden_reward.rewards.verdict import Reason
 
 T = TypeVar("T")
+ROLE = "judge"
+"""The agent role that the judge's calls are recorded under."""
 _MOST_RETRY_AFTER_S = 30.0
 _REMEMBERED = 10_000
 
@@ -152,7 +154,7 @@ class JudgeClient:
             response = await self._client().post(
                 f"{url.rstrip('/')}/chat/completions",
                 json=_body(question),
-                headers={"x-leyden-session": about},
+                headers={"x-leyden-session": about, "x-leyden-agent": ROLE},
             )
         except httpx.HTTPError as error:
             raise _Unavailable(f"{type(error).__name__} {error}") from None
