@@ -61,6 +61,7 @@ def test_they_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ({"base_url": "https://api.example.com/v1?key=1"}, "no credentials, query"),
         ({"headers": {"x y": "1"}}, "'x y' is not a header"),
         ({"headers": {"x": "1\r\nhost: evil"}}, "'x' is not a header"),
+        ({"headers": {"Host": "elsewhere"}}, "'Host' is set by the gateway itself"),
         ({"protocols": []}, "at least 1"),
         ({"protocols": ["messages"]}, "'chat', 'completions' or 'embeddings'"),
         ({"max_concurrency": 0}, "greater than or equal to 1"),

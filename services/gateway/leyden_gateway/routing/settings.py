@@ -14,6 +14,7 @@ Speaks = Literal["chat", "completions", "embeddings"]
 """What is asked of a server; callers of Responses and Messages are served by a chat completion."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
+_OURS = frozenset({"connection", "content-length", "content-type", "host", "transfer-encoding", "user-agent"})
 
 
 class ExternalSettings(BaseModel):
@@ -62,6 +63,8 @@ class ExternalSettings(BaseModel):
         for name, text in value.items():
             if not _HEADER.fullmatch(name) or not text.isprintable() or not text.isascii():
                 raise ValueError(f"{name!r} is not a header with a value of one printable line")
+            if name.lower() in _OURS:
+                raise ValueError(f"{name!r} is set by the gateway itself")
         return {name.lower(): text for name, text in value.items()}
 
     @model_validator(mode="after")

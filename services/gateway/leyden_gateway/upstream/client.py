@@ -110,6 +110,7 @@ class _Target:
             lines = [
                 f"{method} {prefix}{path} HTTP/1.1",
                 f"host: {self._host}",
+                "user-agent: leyden-gateway",
                 "content-type: application/json",
             ]
             head = "".join(f"{line}\r\n" for line in lines).encode("latin-1")
