@@ -162,9 +162,12 @@ class WholeStep(Step):
 
     @classmethod
     def of(cls, step: Step, whole: Whole, index: int) -> "WholeStep":
-        """The step at a place; those of its fields that are not lazy are taken over."""
+        """The step at a place; those of its fields that are not lazy are taken over.
+
+        Lazy ones are given, to be taken away again: looking for a default costs more than all else here.
+        """
         light = {name: getattr(step, name) for name in Step.model_fields if name not in LAZY}
-        return cls.model_construct(**(light | {"base": None}))._at(whole, index)
+        return cls.model_construct(**(dict.fromkeys(LAZY) | light | {"base": None}))._at(whole, index)
 
     @classmethod
     def read(cls, light: bytes, whole: Whole, index: int) -> "WholeStep":
