@@ -19,7 +19,7 @@ from leyden_schemas import MalformedMessage, SignalRecorded
 class History(Protocol):
     """Where a partition's past is read."""
 
-    def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Sequence[Record]]:
+    def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Record]:
         """Its records from ``since`` up to and without the offset ``until``, in order."""
         ...
 
@@ -30,7 +30,7 @@ class KafkaHistory:
     def __init__(self, kafka: KafkaSettings) -> None:
         self._kafka = kafka
 
-    def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Sequence[Record]]:
+    def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Record]:
         """Its records. Raises ``Unavailable``."""
         return read_stretch(
             self._kafka, partition.topic, partitions=[partition.number], since=since, until=until
@@ -54,9 +54,8 @@ class Past:
         assembly = self.assembly()
         since = datetime.fromtimestamp(timestamp_ms / 1000, UTC) - reach
         async with asyncio.timeout(self.timeout_s):
-            async for batch in self.history.read(self.partition, since, offset):
-                for record in batch:
-                    _take(assembly, record)
+            async for record in self.history.read(self.partition, since, offset):
+                _take(assembly, record)
         return assembly
 
     async def revisit(self, asked: Sequence[Revisit]) -> dict[int, Sequence[Decision]]:
@@ -65,10 +64,8 @@ class Past:
         keys = {str(visit.rollout_id).encode() for visit in asked}
         found: dict[int, Sequence[Decision]] = {}
         async with asyncio.timeout(self.timeout_s):
-            async for batch in self.history.read(self.partition, _earliest(asked), max(offsets) + 1):
-                for record in batch:
-                    if record.key not in keys:
-                        continue
+            async for record in self.history.read(self.partition, _earliest(asked), max(offsets) + 1):
+                if record.key in keys:
                     decisions = _take(assembly, record, late=record.offset in offsets)
                     if record.offset in offsets:
                         found[record.offset] = decisions

@@ -1,7 +1,7 @@
 """The processor and the log's past: late feedback is read again once for all, and held open until then."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,7 +50,7 @@ class Log:
         self.records.append(record)
         return record
 
-    async def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Sequence[Record]]:
+    async def read(self, partition: Partition, since: Moment, until: int) -> AsyncIterator[Record]:
         assert partition == PARTITION
         self.read_from.append(since)
         await self.gate.wait()
@@ -59,7 +59,7 @@ class Log:
         for record in self.records[:until]:
             at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
             if (record.offset if isinstance(since, int) else at) >= since:  # type: ignore[operator]
-                yield [record]
+                yield record
 
 
 class Bench:

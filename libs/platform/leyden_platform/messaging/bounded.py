@@ -7,7 +7,7 @@ can be merged by time in bounded memory. Nothing is decoded and nothing is commi
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, Self
 
@@ -35,11 +35,14 @@ class Extent(NamedTuple):
 class BoundedReader:
     """Reads each partition from where it is told to begin to where it ended on entering.
 
-    A partition with more than a few hundred records in hand is paused until they are taken.
+    A partition with more than a few hundred records in hand is paused until they are taken. ``partitions``
+    are all of the topic's, unless given.
     """
 
-    def __init__(self, settings: KafkaSettings, topic: str) -> None:
-        self._settings, self._topic = settings, topic
+    def __init__(
+        self, settings: KafkaSettings, topic: str, *, partitions: Collection[int] | None = None
+    ) -> None:
+        self._settings, self._topic, self._wanted = settings, topic, partitions
         self._stall_s = 2 * settings.request_timeout_s
         self._consumer: AIOKafkaConsumer
         self._held: dict[int, deque[Record]] = {}
@@ -57,7 +60,8 @@ class BoundedReader:
         )
         try:
             await self._consumer.start()
-            partitions = await partitions_of(self._consumer, self._topic, self._settings.request_timeout_s)
+            known = await partitions_of(self._consumer, self._topic, self._settings.request_timeout_s)
+            partitions = [p for p in known if self._wanted is None or p.partition in self._wanted]
             self._consumer.assign(partitions)
             begins = await self._consumer.beginning_offsets(partitions)
             ends = await self._ends(partitions, begins)
@@ -74,8 +78,8 @@ class BoundedReader:
     ) -> dict[TopicPartition, int]:
         """Where partitions end, whatever the broker.
 
-        The embedded one leaves out the last batch's records but the first when it is asked; what comes with the
-        records themselves is right. So the last record that it names is fetched.
+        The embedded one leaves out the last batch's records but the first when it is asked; what comes with
+        the records themselves is right. So the last record that it names is fetched.
         """
         ends: dict[TopicPartition, int] = await self._consumer.end_offsets(partitions)
         unseen = {place for place in partitions if begins[place] < ends[place]}

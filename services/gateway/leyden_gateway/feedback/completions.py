@@ -11,7 +11,7 @@ from uuid import UUID
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import CompletionNotFound
-from leyden_platform.messaging import Unavailable, read_stretch
+from leyden_platform.messaging import Record, Unavailable, read_stretch
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionRecorded, MalformedMessage, Topics
 
@@ -93,15 +93,18 @@ class Completions:
         stretch = read_stretch(
             self._kafka, Topics.EVENTS.name, since=born - _BEFORE, until=born + self._longest
         )
-        async for batch in stretch:
-            for record in batch:
-                if record.value is not None and needle in record.value:
-                    try:
-                        event = record.message()
-                    except MalformedMessage:
-                        continue
-                    if isinstance(event, CompletionRecorded) and event.completion_id == completion_id:
-                        return Origin(event.tenant, event.run, event.rollout_id)
+        async for record in stretch:
+            if record.value is not None and needle in record.value:
+                event = _decoded(record)
+                if isinstance(event, CompletionRecorded) and event.completion_id == completion_id:
+                    return Origin(event.tenant, event.run, event.rollout_id)
+        return None
+
+
+def _decoded(record: Record) -> object:
+    try:
+        return record.message()
+    except MalformedMessage:
         return None
 
 
