@@ -50,7 +50,7 @@ both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "st
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared(kafka: KafkaSettings) -> AsyncIterator[Stage]:
     patience = {"stall_timeout_s": 0.4, "caller_stall_timeout_s": 0.4, "body_timeout_s": 0.4}
-    recording = RecordingSettings(refusals_per_s=1000)
+    recording = RecordingSettings(refusals_per_minute=100_000)
     async with stage(
         kafka, max_body_bytes=LIMIT, upstream_attempts=2, recording=recording, **patience
     ) as made:

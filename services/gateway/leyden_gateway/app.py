@@ -63,7 +63,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
     drain_timeout_s = settings.drain_timeout_s / 2
     tools = Tools(settings, gatekeeper, externals, dispatcher, recorder, Retries(), pause)
     admission = Admission(limiter, budget, calls, max_in_flight=settings.max_in_flight)
-    refusals = Refusals(recorder, recording.refusals_per_s)
+    refusals = Refusals(recorder, recording.refusals_per_minute)
     completions = Completions(
         settings.kafka,
         RecentCompletions(settings.feedback.feedback_remember),

@@ -15,26 +15,18 @@ class Time:
         return self.now
 
 
-def refusals(per_s: float, now: Time) -> Refusals:
-    return Refusals(cast("Recorder", None), per_s, now)
+def refusals(per_minute: int, now: Time) -> Refusals:
+    return Refusals(cast("Recorder", None), per_minute, now)
 
 
-def test_so_many_a_second_are_recorded() -> None:
+def test_so_many_a_minute_are_recorded() -> None:
     now = Time()
     some = refusals(2, now)
     assert [some.take() for _ in range(4)] == [True, True, False, False]
-    now.now = 0.5
+    now.now = 30.0
     assert [some.take() for _ in range(2)] == [True, False]
-    now.now = 60.0
+    now.now = 600.0
     assert [some.take() for _ in range(3)] == [True, True, False]
-
-
-def test_less_than_one_a_second_still_begins_with_one() -> None:
-    now = Time()
-    few = refusals(0.1, now)
-    assert [few.take() for _ in range(2)] == [True, False]
-    now.now = 10.0
-    assert few.take()
 
 
 def test_none_are_recorded_at_a_rate_of_0() -> None:

@@ -1,11 +1,10 @@
 """Records of calls whose key opened nothing: an operator finds on the log who tried, what, and why not.
 
-Anybody can make such calls, so they are recorded a few per second and only counted beyond that; each is a
+Anybody can make such calls, so they are recorded a few per minute and only counted beyond that; each is a
 session of its own, without what was sent, which nobody reads.
 """
 
 from collections.abc import Callable
-from math import ceil
 from time import monotonic, perf_counter
 
 from leyden_gateway.attribution.scope import Attribution
@@ -18,11 +17,11 @@ from leyden_schemas import new_id
 
 
 class Refusals:
-    """At most ``per_s`` records a second; none if that is 0."""
+    """At most ``per_minute`` records a minute, at once or not; none if that is 0."""
 
-    def __init__(self, recorder: Recorder, per_s: float, now: Callable[[], float] = monotonic) -> None:
+    def __init__(self, recorder: Recorder, per_minute: int, now: Callable[[], float] = monotonic) -> None:
         self._recorder, self._now = recorder, now
-        self._room = Bucket.full(per_s, ceil(per_s), now()) if per_s else None
+        self._room = Bucket.full(per_minute / 60, per_minute, now()) if per_minute else None
 
     def take(self) -> bool:
         """Whether a refusal may be recorded now; if so it counts."""

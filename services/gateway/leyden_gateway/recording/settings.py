@@ -27,8 +27,8 @@ class RecordingSettings(BaseSettings):
     delta_horizon_s: float = Field(
         default=3600.0, gt=0, description="A prompt this old is not leant on any more; records stay readable."
     )
-    refusals_per_s: float = Field(
-        default=10.0,
+    refusals_per_minute: int = Field(
+        default=60,
         ge=0,
         description="Calls with a wrong key that are recorded, each by itself; more are only counted.",
     )
