@@ -53,6 +53,7 @@ async def test_a_whole_completion_is_recorded_as_sampled(gateway: Gateway, stub:
     assert raw.headers["x-leyden-completion-id"] == str(record.completion_id)
     assert raw.headers["x-leyden-model"] == record.model == f"{gateway.policy}@1"
     assert raw.headers["x-leyden-sampling"] == "forced"
+    assert raw.headers["x-leyden-overridden"] == "temperature"
     assert record.prompt_token_ids == PROMPT_IDS
     assert record.token_ids == [FIRST_ID + i for i in range(5)]
     assert record.logprobs == pytest.approx([-0.1, -0.2, -0.3, -0.4, -0.5])

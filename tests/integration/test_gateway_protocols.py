@@ -97,6 +97,7 @@ async def test_a_whole_answer(on: Stage, dialect: Dialect) -> None:
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["x-leyden-sampling"] == "forced"
+    assert "x-leyden-overridden" not in answer.headers
     assert dialect.said(answer.json()) == on.stub.reply
     record = await one(on, claims)
     assert_trainable(record)

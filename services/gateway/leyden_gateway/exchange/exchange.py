@@ -275,6 +275,8 @@ class Exchange:
             headers["x-leyden-model"] = self.call.choice.model
         if self._forced:
             headers["x-leyden-sampling"] = "forced"
+            if overridden := self.call.sampling["overridden"]:
+                headers["x-leyden-overridden"] = ", ".join(overridden)
         return headers
 
 
