@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from leyden_credit.alone import Alone
 from leyden_credit.crediting import Crediting
 from leyden_credit.estimators import chosen
 from leyden_credit.groups import Groups
@@ -45,4 +46,5 @@ def crediting(settings: CreditSettings) -> Crediting:
         by_policy={policy: chosen(choice) for policy, choice in settings.estimators.items()},
         air=settings.air_weight,
         agents=frozenset(settings.agents),
+        alone=None if settings.alone_baseline is None else Alone(baseline=settings.alone_baseline),
     )

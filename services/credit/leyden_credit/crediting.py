@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from leyden_credit.alone import Alone
 from leyden_credit.estimators import Estimator
 from leyden_credit.groups import ClosedGroup
 from leyden_credit.rollout import ScoredRollout, scored
@@ -59,18 +60,19 @@ class Crediting:
         by_policy: Mapping[str, Estimator] | None = None,
         air: float = 1.0,
         agents: Collection[str] = (),
+        alone: Alone | None = None,
     ) -> None:
         self._default, self._by_policy, self._air = default, by_policy or {}, air
-        self._agents = agents
+        self._agents, self._alone = agents, alone
 
     def credit(self, group: ClosedGroup) -> Credited:
         """Samples of the group's usable rollouts. The same group gives the same samples."""
         credited = Credited()
         usable = self._usable(group, credited)
-        if len(usable) < 2:
+        estimator = self._estimator(usable)
+        if estimator is None:
             credited.group = GroupDrop.TOO_FEW
             return credited
-        estimator = self._estimator(usable[0][0])
         advantages = estimator([rollout for _, rollout in usable])
         if negligible(advantages):
             credited.group = GroupDrop.ZERO_VARIANCE
@@ -87,8 +89,14 @@ class Crediting:
                 credited.rollouts.append(RolloutDrop.NO_ROWS)
         return credited
 
-    def _estimator(self, trajectory: Trajectory) -> Estimator:
-        return self._by_policy.get(policy_of(trajectory), self._default)
+    def _estimator(self, usable: Sequence[tuple[Trajectory, ScoredRollout]]) -> Estimator | None:
+        """None when there is too little to compare."""
+        if not usable:
+            return None
+        trajectory, _ = usable[0]
+        if len(usable) > 1:
+            return self._by_policy.get(policy_of(trajectory), self._default)
+        return self._alone if trajectory.task.samples == 1 else None
 
     def _usable(self, group: ClosedGroup, credited: Credited) -> list[tuple[Trajectory, ScoredRollout]]:
         usable = []

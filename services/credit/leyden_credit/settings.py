@@ -37,6 +37,12 @@ class CreditSettings(ServiceSettings):
         description="Agents whose steps are trained on, as JSON; all of them when empty. The steps of others "
         "are left out of the rows and still count in what is compared.",
     )
+    alone_baseline: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        description="Trains on rollouts that are alone in their task, such as sessions of production: their "
+        "reward less this one is the advantage. None: they are not trained on.",
+    )
     deadline_s: float = Field(
         default=600.0, gt=0, description="A group is closed this long after its first trajectory."
     )

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from leyden_credit.alone import Alone
 from leyden_credit.crediting import Credited, Crediting, GroupDrop, RolloutDrop
 from leyden_credit.estimators import chosen, known
 from leyden_credit.groups import ClosedGroup, Member
@@ -180,3 +181,23 @@ def test_the_same_group_gives_the_same_bytes(name: str) -> None:
     assert [sample.model_dump_json() for sample in first.samples] == [
         sample.model_dump_json() for sample in second.samples
     ]
+
+
+def test_a_rollout_alone_in_its_task_is_measured_by_a_baseline_if_there_is_one() -> None:
+    session = make_trajectory(1.0, [make_step([1], [2], air=0.25), make_step([1, 2, 3], [4])])
+    assert credit(session).group is GroupDrop.TOO_FEW
+    crediting = Crediting(chosen("grpo"), alone=Alone(baseline=0.5))
+    (sample,) = credit(session, crediting=crediting).samples
+    assert (sample.estimator, sample.group_size) == ("alone(baseline=0.5)", 1)
+    assert [span.advantage for span in sample.rows[0].spans] == [0.75, 0.75]
+    assert credit(make_trajectory(0.5), crediting=crediting).group is GroupDrop.ZERO_VARIANCE
+    silent = make_trajectory(0.0, status=TrajectoryStatus.EXCLUDED, final=[])
+    assert credit(silent, crediting=crediting).group is GroupDrop.TOO_FEW
+
+
+def test_one_that_is_left_of_several_is_not_alone() -> None:
+    crediting = Crediting(chosen("grpo"), alone=Alone(baseline=0.5))
+    one_of_two = make_trajectory(1.0, task=make_task(samples=2))
+    assert credit(one_of_two, crediting=crediting).group is GroupDrop.TOO_FEW
+    compared = credit(make_trajectory(1.0), make_trajectory(0.0), crediting=crediting)
+    assert {sample.estimator for sample in compared.samples} == {"grpo"}
