@@ -2,8 +2,8 @@
 
 Williams, "Simple statistical gradient-following algorithms for connectionist reinforcement learning" (1992):
 ``X - b`` for every step, with a constant baseline ``b``. Any constant leaves the gradient unbiased; one near
-the mean reward leaves it less noisy. Whoever knows that mean gives it, so the advantage is still a function of
-the group alone (ADR 6).
+the mean reward leaves it less noisy. Whoever knows that mean gives it, so the advantage is still a function
+of the group alone (ADR 6).
 """
 
 from collections.abc import Sequence
