@@ -52,6 +52,7 @@ def test_a_whole_message(stack: Stack, replica: ScriptedReplica, anthropic: Clie
         "x-leyden-completion-id": str(record.completion_id),
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
+        "x-leyden-overridden": "temperature",
     }
     answer = got["answer"]
     assert (answer["type"], answer["role"], answer["stop_reason"]) == ("message", "assistant", "end_turn")

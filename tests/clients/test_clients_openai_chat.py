@@ -79,6 +79,7 @@ def test_a_whole_completion(stack: Stack, replica: ScriptedReplica, openai: Clie
         "x-leyden-completion-id": str(record.completion_id),
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
+        "x-leyden-overridden": "temperature",
     }
     assert (record.protocol, record.streamed, record.agent) == (Protocol.CHAT, False, "solver")
     assert (record.status, record.untrainable, record.finish_reason) == (CompletionStatus.OK, None, "stop")

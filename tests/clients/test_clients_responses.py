@@ -53,6 +53,7 @@ def test_a_whole_response(stack: Stack, replica: ScriptedReplica, openai: Client
         "x-leyden-completion-id": str(record.completion_id),
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
+        "x-leyden-overridden": "temperature",
     }
     (message,) = got["answer"]["output"]
     assert [part["text"] for part in message["content"]] == [turn.text]
