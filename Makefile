@@ -7,8 +7,11 @@ STAMP := $(VENV)/.installed
 CLIENTS_VENV ?= .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
+VERL_VENV ?= .venv-verl
+VERL_STAMP := $(VERL_VENV)/.installed
+VERL := verl transformers uvicorn fastapi cachetools pyzmq msgspec pytest
 
-.PHONY: help install demo test test-clients check format contracts dashboards bench-gateway clean
+.PHONY: help install demo test test-clients test-verl check format contracts dashboards bench-gateway bench-credit clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -38,6 +41,16 @@ $(CLIENTS_STAMP): constraints-clients.txt
 test-clients: $(STAMP) $(CLIENTS_STAMP) ## Call the gateway with the real client libraries, in .venv-clients
 	LEYDEN_CLIENTS_PYTHON=$(abspath $(CLIENTS_VENV)/bin/python) $(BIN)/python -m pytest tests/clients $(ARGS)
 
+$(VERL_STAMP): constraints-verl.txt
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=24'
+	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt torch
+	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt $(VERL)
+	@touch $@
+
+test-verl: $(VERL_STAMP) ## Check the learner's objective against verl's, in .venv-verl
+	PYTHONPATH=services/learner $(VERL_VENV)/bin/python -m pytest --config-file=tests/verl/pytest.ini --noconftest tests/verl $(ARGS)
+
 check: $(STAMP) ## Lint, check formatting, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -57,5 +70,8 @@ dashboards: $(STAMP) ## Regenerate the Grafana dashboard
 bench-gateway: $(STAMP) ## Measure the gateway beside nginx, LiteLLM and Agent Lightning
 	$(BIN)/python benchmarks/gateway.py $(ARGS)
 
+bench-credit: $(STAMP) ## Measure what step-level credit is worth: trains two agents, several ways, from several seeds
+	$(BIN)/python benchmarks/credit.py $(ARGS)
+
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) $(CLIENTS_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS_VENV) $(VERL_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
