@@ -4,7 +4,7 @@ the rollout it is about.
 A session that goes on after its end is another part of it, with a trajectory of its own.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
@@ -44,11 +44,13 @@ class ClosedRollouts:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._parts: OrderedDict[UUID, deque[ClosedRollout]] = OrderedDict()
+        self._parts: OrderedDict[UUID, list[ClosedRollout]] = OrderedDict()
 
     def add(self, rollout_id: UUID, closed: ClosedRollout) -> None:
         """Remember it, as the newest."""
-        self._parts.setdefault(rollout_id, deque(maxlen=_PARTS)).append(closed)
+        parts = self._parts.setdefault(rollout_id, [])
+        parts.append(closed)
+        del parts[:-_PARTS]
         self._parts.move_to_end(rollout_id)
         if len(self._parts) > self._capacity:
             self._parts.popitem(last=False)

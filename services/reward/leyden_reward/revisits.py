@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 
 import structlog
 
@@ -20,7 +21,7 @@ class Revisits:
 
     def __init__(self, past: Past, answer: Callable[[int, Closed | Dropped], None]) -> None:
         self._past, self._answer = past, answer
-        self._waiting: list[Revisit] = []
+        self._waiting: list[tuple[Revisit, Context]] = []
         self.reading: asyncio.Task[None] | None = None
         self.failure: Exception | None = None
         """What ended the reading that nobody expected."""
@@ -29,8 +30,8 @@ class Revisits:
         return len(self._waiting)
 
     def ask(self, visit: Revisit) -> None:
-        """Have it answered, with others that wait by then."""
-        self._waiting.append(visit)
+        """Have it answered, in the context of this call, with others that wait by then."""
+        self._waiting.append((visit, copy_context()))
         if self.reading is None:
             self.reading = asyncio.create_task(self._read())
 
@@ -38,11 +39,11 @@ class Revisits:
         try:
             while self._waiting:
                 asked = list(self._waiting)
-                found = await self._found(asked)
+                found = await self._found([visit for visit, _ in asked])
                 if found is not None:
                     del self._waiting[: len(asked)]
-                    for offset, decisions in sorted(found.items()):
-                        self._answer(offset, _outcome(decisions))
+                    for visit, context in asked:
+                        context.run(self._answer, visit.offset, _outcome(found[visit.offset]))
         except Exception as error:  # noqa: BLE001 - raised by the processor, as its scorings are
             self.failure = error
         finally:
