@@ -69,15 +69,15 @@ class RewardProcessor:
     async def _look_back(self, event: EventMessage, record: Record) -> None:
         """Before the first event that would begin a session, find out what sessions go on from before.
 
-        Only as long as one can: later a session that is not known has begun after this member did. Raises
-        ``Unavailable``.
+        One that was open then had an event no longer ago than sessions may be idle, and has its next one as
+        soon; later, an unknown session has begun after this member did. Raises ``Unavailable``.
         """
         if self._first.offset < 0:
             self._first = _Place(record.offset, record.timestamp_ms)
         if self._unknown_past is None or not self._assembly.may_go_on(event):
             return
         past, self._unknown_past = self._unknown_past, None
-        reach = self._assembly.rules.reach
+        reach = self._assembly.rules.idle
         passed = timedelta(milliseconds=record.timestamp_ms - self._first.timestamp_ms)
         if self._first.offset == 0 or passed > reach:
             return

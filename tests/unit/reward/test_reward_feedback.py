@@ -100,7 +100,7 @@ def test_settings_are_what_the_assembly_takes(monkeypatch: pytest.MonkeyPatch) -
     settings = SessionSettings()
     rules = settings.rules()
     assert settings.feedback_scales == {"stars": {1.0: 0.0, 5.0: 1.0}}
-    assert (rules.counting, rules.close_on) == ({"stars"}, {"stars"})
+    assert rules.counting == rules.close_on == frozenset({"stars"})
     assert rules.reward.name == "clipped"
     assert rules.idle.total_seconds() == 3600
 
