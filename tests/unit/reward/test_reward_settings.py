@@ -13,7 +13,14 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("LEYDEN_REWARD_AIR_WEIGHTS", '{"repeated_call": -0.2}')
     monkeypatch.setenv("LEYDEN_REWARD_DEADLINE_S", "5")
     monkeypatch.setenv("LEYDEN_CATALOGUE_REWARDS", '{"mine": "code:score"}')
+    monkeypatch.setenv("LEYDEN_REWARD_JUDGE_URL", "http://gateway/v1")
+    monkeypatch.setenv("LEYDEN_REWARD_JUDGE_API_KEY", "secret")
+    monkeypatch.setenv("LEYDEN_REWARD_SANDBOX_COUNT", "3")
+    monkeypatch.setenv("LEYDEN_REWARD_DATABASES", '{"shop": "/data/shop.db"}')
     settings = RewardSettings()
+    assert (settings.judge.url, settings.sandbox.count) == ("http://gateway/v1", 3)
+    assert settings.databases == {"shop": "/data/shop.db"}
+    assert "secret" not in repr(settings)
     assert settings.air_weights == {"repeated_call": -0.2}
     assert settings.deadline_s == 5.0
     assert settings.catalogue.rewards == {"mine": "code:score"}

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from leyden_reward import metrics
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 
+log = structlog.get_logger(__name__)
 INSIDE = Path(__file__).with_name("inside.py")
 _WALL_FOLD, _LEAST_WALL_S = 4.0, 10.0
 _START_S = 30.0
@@ -47,6 +50,7 @@ class Sandbox:
     def __init__(self, settings: SandboxSettings) -> None:
         self._settings = settings
         self._room = asyncio.Semaphore(settings.count)
+        self._warned = False
 
     async def run(self, job: Job) -> list[dict[str, Any]]:
         """What each piece came to: ``cases``, pairs of a name and a problem or None, or one ``problem``.
@@ -58,6 +62,7 @@ class Sandbox:
                 report = _read(await self._output(job, folder))
         if not report["isolated"]:
             metrics.SANDBOX_OPEN.inc()
+            self._warn()
             if self._settings.require_isolation:
                 raise SandboxFailed(
                     "the kernel grants no namespaces here; allow unprivileged user namespaces, or set "
@@ -69,6 +74,13 @@ class Sandbox:
         if not pieces:
             raise SandboxFailed("the sandbox ended without a result")
         return pieces
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "sandbox_not_isolated", remedy="allow unprivileged user namespaces; see docs/reward.md"
+            )
 
     async def _output(self, job: Job, folder: str) -> bytes:
         process = await asyncio.create_subprocess_exec(
