@@ -53,6 +53,7 @@ def test_a_whole_message(stack: Stack, replica: ScriptedReplica, anthropic: Clie
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
         "x-leyden-overridden": "temperature",
+        "x-leyden-rollout-id": str(record.rollout_id),
     }
     answer = got["answer"]
     assert (answer["type"], answer["role"], answer["stop_reason"]) == ("message", "assistant", "end_turn")
@@ -233,6 +234,12 @@ def test_what_has_no_equivalent_is_refused(
     record = stack.record(caller)
     assert (record.status, record.untrainable) == (CompletionStatus.ERROR, "invalid_request")
     assert not replica.seen
+
+
+def test_the_request_s_id_is_the_completion_s(stack: Stack, anthropic: ClientProgram) -> None:
+    caller = stack.caller()
+    told = anthropic.run("request_id", api=caller.anthropic, **HELLO)
+    assert told == str(stack.record(caller).completion_id)
 
 
 def test_models(stack: Stack, anthropic: ClientProgram) -> None:

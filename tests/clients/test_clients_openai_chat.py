@@ -80,6 +80,7 @@ def test_a_whole_completion(stack: Stack, replica: ScriptedReplica, openai: Clie
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
         "x-leyden-overridden": "temperature",
+        "x-leyden-rollout-id": str(record.rollout_id),
     }
     assert (record.protocol, record.streamed, record.agent) == (Protocol.CHAT, False, "solver")
     assert (record.status, record.untrainable, record.finish_reason) == (CompletionStatus.OK, None, "stop")
@@ -94,6 +95,12 @@ def test_a_whole_completion(stack: Stack, replica: ScriptedReplica, openai: Clie
         7,
         f"{POLICY}@1",
     )
+
+
+def test_the_request_s_id_is_the_completion_s(stack: Stack, openai: ClientProgram) -> None:
+    caller = stack.caller()
+    told = openai.run("request_id", api=caller.openai, **HELLO)
+    assert told == str(stack.record(caller).completion_id)
 
 
 @pytest.mark.parametrize("case", STREAMED)

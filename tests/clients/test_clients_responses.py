@@ -54,6 +54,7 @@ def test_a_whole_response(stack: Stack, replica: ScriptedReplica, openai: Client
         "x-leyden-model": f"{POLICY}@1",
         "x-leyden-sampling": "forced",
         "x-leyden-overridden": "temperature",
+        "x-leyden-rollout-id": str(record.rollout_id),
     }
     (message,) = got["answer"]["output"]
     assert [part["text"] for part in message["content"]] == [turn.text]

@@ -32,6 +32,11 @@ def ours(headers: Any) -> dict[str, str]:
 
 
 @case
+def request_id(api: Api, **create: Any) -> str:
+    return str(client(api).messages.create(**create)._request_id)
+
+
+@case
 def message(api: Api, **create: Any) -> Seen:
     raw = client(api).messages.with_raw_response.create(**create)
     return {"headers": ours(raw.headers), "answer": raw.parse().to_dict(mode="json")}

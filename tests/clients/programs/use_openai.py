@@ -49,6 +49,11 @@ def model(api: Api, name: str) -> Seen:
 
 
 @case
+def request_id(api: Api, **create: Any) -> str:
+    return str(client(api).chat.completions.create(**create)._request_id)
+
+
+@case
 def chat(api: Api, **create: Any) -> Seen:
     return whole(client(api).chat.completions.with_raw_response.create(**create))
 

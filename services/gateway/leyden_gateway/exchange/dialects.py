@@ -57,6 +57,8 @@ class Dialect:
     translator: Callable[[JsonObject, UUID], Translator] | None = None
     error_body: Callable[[int, str, str | None], JsonObject] | None = None
     foreign_error: Callable[[int, bytes], JsonObject] | None = None
+    request_id: str = "x-request-id"
+    """The header that its clients show as the id of a request."""
 
     def to_upstream(self, request: Fields) -> Fields:
         """The request a replica understands. Raises ``InvalidRequest``."""
@@ -157,6 +159,7 @@ MESSAGES = Dialect(
     translator=MessagesTranslator,
     error_body=messages.error_body,
     foreign_error=messages.error_from_chat,
+    request_id="request-id",
 )
 
 ROUTES = {

@@ -250,7 +250,7 @@ class Exchange:
         try:
             if not self._caller.started:
                 await self._caller.reply(
-                    outcome.status, {**outcome.headers, **self._own_headers()}, outcome.body
+                    outcome.status, {**self._own_headers(), **outcome.headers}, outcome.body
                 )
             elif outcome.status == 200:
                 await self._caller.write(outcome.body, last=True)
@@ -267,8 +267,10 @@ class Exchange:
         return self._translator.failed({"code": outcome.ending.reason, **error})
 
     def _own_headers(self) -> dict[str, str]:
+        completion_id = str(self.call.completion_id)
         headers = {
-            COMPLETION_ID: str(self.call.completion_id),
+            self._dialect.request_id: completion_id,
+            COMPLETION_ID: completion_id,
             ROLLOUT_ID: str(self.call.attribution.rollout_id),
         }
         if self.call.choice:
