@@ -11,7 +11,7 @@ VERL_VENV ?= .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 VERL := verl transformers uvicorn fastapi cachetools pyzmq msgspec pytest
 
-.PHONY: help install demo test test-clients test-verl check format contracts dashboards bench-gateway bench-credit clean
+.PHONY: help install demo test test-clients test-verl check format contracts dashboards bench-gateway bench-credit bench-streams clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -72,6 +72,9 @@ bench-gateway: $(STAMP) ## Measure the gateway beside nginx, LiteLLM and Agent L
 
 bench-credit: $(STAMP) ## Measure what step-level credit is worth: trains two agents, several ways, from several seeds
 	$(BIN)/python benchmarks/credit.py $(ARGS)
+
+bench-streams: $(STAMP) ## Measure reward and credit with thousands of rollouts open
+	$(BIN)/python benchmarks/streams.py $(ARGS)
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(CLIENTS_VENV) $(VERL_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -12,7 +12,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from uuid import UUID
 
-from pydantic import PrivateAttr
 from pydantic_core import to_json
 
 from leyden_schemas.base import JsonObject
@@ -157,8 +156,11 @@ def _kept(cache: "OrderedDict[int, Any]", index: int, value: Any) -> Any:
 class WholeStep(Step):
     """A step that looks whole and leans on its base where it is written down."""
 
-    _whole: Whole = PrivateAttr()
-    _index: int = PrivateAttr()
+    __slots__ = ("_index", "_whole")
+
+    if TYPE_CHECKING:
+        _whole: Whole
+        _index: int
 
     @classmethod
     def of(cls, step: Step, whole: Whole, index: int) -> "WholeStep":
@@ -166,7 +168,7 @@ class WholeStep(Step):
 
         Lazy ones are given, to be taken away again: looking for a default costs more than all else here.
         """
-        light = {name: getattr(step, name) for name in Step.model_fields if name not in LAZY}
+        light: JsonObject = {name: getattr(step, name) for name in Step.model_fields if name not in LAZY}
         return cls.model_construct(**(dict.fromkeys(LAZY) | light | {"base": None}))._at(whole, index)
 
     @classmethod
@@ -177,8 +179,18 @@ class WholeStep(Step):
     def _at(self, whole: Whole, index: int) -> "WholeStep":
         for name in LAZY:
             self.__dict__.pop(name, None)
-        self._whole, self._index = whole, index
+        return self._placed(whole, index)
+
+    def _placed(self, whole: Whole, index: int) -> "WholeStep":
+        object.__setattr__(self, "_whole", whole)
+        object.__setattr__(self, "_index", index)
         return self
+
+    def __copy__(self) -> "WholeStep":
+        return super().__copy__()._placed(self._whole, self._index)
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "WholeStep":
+        return super().__deepcopy__(memo)._placed(self._whole, self._index)
 
     if not TYPE_CHECKING:
 

@@ -94,8 +94,8 @@ def _with_parts(steps: Sequence[Step]) -> tuple[Sequence[Step], Parts]:
     if (parts := parts_of(steps)) is not None:
         return steps, parts
     transcript = Transcript(steps)
-    reader = transcript.whole()
-    return transcript.steps(reader), reader.parts
+    packed = transcript.steps()
+    return packed, transcript.whole().parts
 
 
 def unusable(

@@ -44,7 +44,10 @@ class Place(NamedTuple):
             pieces.append(node.ids[: depth - node.start])
             node, depth = node.parent, node.start
         pieces.append(node.ids[:depth])
-        return [token for piece in reversed(pieces) for token in piece]
+        joined = array("I")
+        for piece in reversed(pieces):
+            joined.extend(piece)
+        return joined.tolist()
 
 
 def root() -> Node:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from sys import getsizeof
 from uuid import UUID
+from weakref import ref
 
 import msgspec
 
@@ -46,12 +47,13 @@ class _Packed(msgspec.Struct, frozen=True, gc=False):
 class Transcript:
     """Steps, appended one by one and read whole."""
 
-    __slots__ = ("_ends", "_places", "_steps")
+    __slots__ = ("_ends", "_places", "_reader", "_steps")
 
     def __init__(self, steps: Iterable[Step] = ()) -> None:
         self._steps: list[_Packed] = []
         self._places: dict[bytes, int] = {}
         self._ends: list[int] = []
+        self._reader: ref[Whole] | None = None
         for step in steps:
             self.append(step)
 
@@ -109,12 +111,16 @@ class Transcript:
         return [(end, UUID(bytes=names[end])) for end in ends if end in names]
 
     def whole(self) -> Whole:
-        """A reader of the steps that are here now. It remembers what it reads: let go of it soon."""
-        return Whole(_View(list(self._steps)))
+        """A reader of the steps. It remembers what it reads: let go of it soon."""
+        reader = self._reader() if self._reader else None
+        if reader is None:
+            reader = Whole(_View(self._steps))
+            self._reader = ref(reader)
+        return reader
 
-    def steps(self, reader: Whole | None = None) -> list[Step]:
-        """The steps, each put together when its parts are asked for; ``reader`` is one of this transcript."""
-        reader = reader or self.whole()
+    def steps(self) -> list[Step]:
+        """The steps, each put together when its parts are asked for."""
+        reader = self.whole()
         view = reader.parts
         assert isinstance(view, _View)
         return [WholeStep.read(view.opened(index).light, reader, index) for index in range(len(self))]

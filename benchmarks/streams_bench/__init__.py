@@ -1,0 +1,1 @@
+"""The streams benchmark: reward and credit as real processes against preloaded topics."""
