@@ -163,3 +163,9 @@ def test_every_field_of_a_json_setting_is_explained(model: type[BaseModel]) -> N
 def test_every_route_is_listed() -> None:
     words: Sequence[str] = [*_named(r"`(?:POST|GET) (/v1/[a-z/]+)`")]
     assert set(words) == {*ROUTES, FEEDBACK, "/v1/models"}
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    """Else pytest, which imports them by their names, collects no suite that holds two."""
+    names = Counter(path.name for path in ROOT.glob("tests/**/test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
