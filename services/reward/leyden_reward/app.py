@@ -155,7 +155,7 @@ def processors(
             past=Past(
                 history or KafkaHistory(settings.kafka),
                 partition,
-                partial(assembly, keep=True),
+                assembly,
                 timeout_s=sessions.history_timeout_s,
             ),
             scoring=scoring,

@@ -219,7 +219,7 @@ class Assembly:
                 return self._session(event, offset, now)
             case CompletionRecorded(mode=Mode.PRODUCTION) if not ended:
                 return [Dropped(Drop.NOT_A_CONVERSATION)]
-            case SignalRecorded() if self._counts(event):
+            case SignalRecorded() if self._keep or self._counts(event):
                 return self._late(event, offset, now)
             case _:
                 return [Dropped(Drop.LATE if ended else Drop.UNKNOWN_ROLLOUT)]
@@ -254,7 +254,8 @@ class Assembly:
         if (term := self._term(event)) is None:
             return [Dropped(Drop.SIGNAL_NOT_FINITE)]
         if self._keep:
-            return [self._closed.revise(event, term, offset)]
+            counting = event.name in self.rules.counting
+            return [self._closed.revise(event, term, offset, counting=counting)]
         known = self._closed.begin_of(event)
         return [Revisit(event.rollout_id, self._look_back(event, now) if known is None else known, offset)]
 

@@ -91,8 +91,13 @@ class ClosedRollouts:
         beyond_memory = about is parts[0] and len(parts) == _PARTS
         return None if about is None or beyond_memory else about.offset
 
-    def revise(self, event: SignalRecorded, term: RewardTerm, offset: int) -> Closed | Dropped:
-        """The rollout with one more signal, as its next revision; its content must be kept here."""
+    def revise(
+        self, event: SignalRecorded, term: RewardTerm, offset: int, *, counting: bool
+    ) -> Closed | Dropped:
+        """The rollout with one more signal, as its next revision; its content must be kept here.
+
+        One that is not ``counting``, such as a comment, is kept for revisions to come and makes none.
+        """
         part = self._about(event)
         if isinstance(part, Dropped):
             return part
@@ -104,7 +109,8 @@ class ClosedRollouts:
             odd = part.content.contradicts(event)
             return Dropped(Drop.CONTRADICTORY if odd else Drop.DUPLICATE)
         part.content.add_signal(term, event.completion_id)
-        if part.trajectory.status is TrajectoryStatus.EXCLUDED or not (term.weight or part.by_feedback):
+        counts = term.weight or (counting and part.by_feedback)
+        if part.trajectory.status is TrajectoryStatus.EXCLUDED or not counts:
             return Dropped(Drop.LATE)
         part.revision += 1
         changes = {

@@ -43,7 +43,7 @@ class Past:
 
     history: History
     partition: Partition
-    assembly: Callable[[], Assembly]
+    assembly: Callable[..., Assembly]
     timeout_s: float = 120.0
 
     async def before(self, offset: int, timestamp_ms: int, *, reach: timedelta) -> Assembly:
@@ -60,7 +60,7 @@ class Past:
 
     async def revisit(self, asked: Sequence[Revisit]) -> dict[int, Sequence[Decision]]:
         """What the feedback at these offsets changes. Raises ``Unavailable`` or ``TimeoutError``."""
-        assembly, offsets = self.assembly(), {visit.offset for visit in asked}
+        assembly, offsets = self.assembly(keep=True), {visit.offset for visit in asked}
         keys = {str(visit.rollout_id).encode() for visit in asked}
         found: dict[int, Sequence[Decision]] = {}
         async with asyncio.timeout(self.timeout_s):

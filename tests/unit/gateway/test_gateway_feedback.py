@@ -143,10 +143,10 @@ async def test_everything_an_item_says_is_a_signal_of_the_sessions_rollout() -> 
         {"session": "s1", "thumb": "down", "score": 0.25, "correction": "7", "comment": "slow"}
     )
     assert front.signals == [
+        ("comment", None, "slow"),
         ("thumb", -1.0, None),
         ("score", 0.25, None),
         ("correction", 1.0, "7"),
-        ("comment", None, "slow"),
     ]
     assert {(e.rollout_id, e.tenant, e.run, e.source) for e in front.events} == {
         (SESSION, "shop", "live", "shop")
@@ -380,8 +380,8 @@ async def test_texts_pass_the_redaction_hook() -> None:
     await front.give({"session": "s1", "score": 1.0})
     assert front.signals == [
         ("correction", 1.0, "… paid"),
-        ("thumb", 1.0, None),
         ("comment", None, "(redacted)"),
+        ("thumb", 1.0, None),
         ("score", 1.0, None),
     ]
 

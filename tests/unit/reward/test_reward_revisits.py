@@ -75,7 +75,7 @@ class Bench:
             return Assembly(sessions=RULES, **how)
 
         scoring = Scoring(Grader(RewardWorkers(CatalogueSettings())), Shaping(cap=0.0))
-        past = Past(self.log, PARTITION, lambda: assembly(keep=True), timeout_s=self.timeout_s)
+        past = Past(self.log, PARTITION, assembly, timeout_s=self.timeout_s)
         return RewardProcessor(
             assembly=assembly(), scoring=scoring, publisher=self.publisher, clock=self.clock, past=past
         )

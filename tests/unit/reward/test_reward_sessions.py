@@ -305,6 +305,20 @@ def test_each_late_signal_makes_the_next_revision() -> None:
     assert reward.take(strange, 6, at(6)) == [Dropped(Drop.UNKNOWN_COMPLETION)]
 
 
+def test_a_late_comment_makes_no_revision_but_is_part_of_the_next() -> None:
+    session, reward = Session(), kept()
+    reward.take(session.asked(), 0, at(0))
+    reward.take(session.finished(), 1, at(1))
+    comment = session.said(None, name="comment", text="quick")
+    assert reward.take(comment, 2, at(2)) == [Dropped(Drop.LATE)]
+    revision = only(reward.take(session.said(), 3, at(3)))
+    assert revision.trajectory.revision == 1
+    assert [(term.name, term.feedback) for term in revision.signals] == [
+        ("signal.comment", "quick"),
+        ("signal.thumb", None),
+    ]
+
+
 def test_an_infrastructure_failure_stays_excluded_whatever_is_said_later() -> None:
     session, reward = Session(), kept()
     reward.take(session.asked(), 0, at(0))

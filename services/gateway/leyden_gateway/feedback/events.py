@@ -38,8 +38,13 @@ class Said(NamedTuple):
 
 
 def said(item: Item) -> list[Said]:
-    """The signals of an item. A correction counts 1: there was one."""
+    """The signals of an item. A correction counts 1: there was one.
+
+    A comment comes first, so that a revision which one of the others makes has it.
+    """
     signals = []
+    if item.comment is not None:
+        signals.append(Said("comment", None, item.comment))
     if item.thumb is not None:
         signals.append(Said("thumb", THUMBS[item.thumb], None))
     if item.score is not None:
@@ -48,8 +53,6 @@ def said(item: Item) -> list[Said]:
         signals.append(Said("correction", CORRECTED, item.correction))
     if item.name is not None:
         signals.append(Said(item.name, item.value, None))
-    if item.comment is not None:
-        signals.append(Said("comment", None, item.comment))
     return signals
 
 
