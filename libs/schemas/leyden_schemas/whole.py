@@ -168,8 +168,10 @@ class WholeStep(Step):
 
         Lazy ones are given, to be taken away again: looking for a default costs more than all else here.
         """
-        light: JsonObject = {name: getattr(step, name) for name in Step.model_fields if name not in LAZY}
-        return cls.model_construct(**(dict.fromkeys(LAZY) | light | {"base": None}))._at(whole, index)
+        fields: dict[str, Any] = dict.fromkeys(LAZY)
+        fields |= {name: getattr(step, name) for name in Step.model_fields if name not in LAZY}
+        fields["base"] = None
+        return cls.model_construct(**fields)._at(whole, index)
 
     @classmethod
     def read(cls, light: bytes, whole: Whole, index: int) -> "WholeStep":
