@@ -182,7 +182,7 @@ async def test_slow_calls_do_not_hold_up_a_quick_one(catalogue: CatalogueSetting
         assert not all(task.done() for task in slow)
         assert all(isinstance(judged, Graded) for judged in await asyncio.gather(*slow))
         async with asyncio.timeout(20):
-            while len(workers._pools) > 1 or workers._retiring:  # noqa: ASYNC110 - ends are told to nobody
+            while len(workers._pools) > 1 or workers._aside:  # noqa: ASYNC110 - ends are told to nobody
                 await asyncio.sleep(0.01)
         assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
 

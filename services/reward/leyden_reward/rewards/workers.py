@@ -7,7 +7,7 @@ A call that takes longer than ``PATIENCE_S`` gets a process to stand in for the 
 import asyncio
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -60,7 +60,9 @@ class RewardWorkers:
         self._deadline_s, self._startup_s, self._max_reward = deadline_s, startup_s, max_reward
         self._deadlines_s: dict[str, float] = {}
         self._pools: list[ProcessPool] = []
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._beginning = asyncio.Lock()
+        self._warming = 0
+        self._aside: set[asyncio.Task[None]] = set()
         self._free: asyncio.Queue[ProcessPool] = asyncio.Queue()
         self._calls: set[asyncio.Future[Any]] = set()
         self._stopping = False
@@ -70,16 +72,25 @@ class RewardWorkers:
         return name in self._own
 
     async def start(self) -> None:
-        """Start the processes and import the functions. Raises ``CatalogueError``."""
-        self._pools = [self._pool() for _ in range(self._count)]
+        """Start the processes and import the functions, if there are any. Raises ``CatalogueError``."""
         if self._own or self._own_rules:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        if self._pools:
+            return
+        async with self._beginning:
+            self._unless_stopping()
+            if self._pools:
+                return
+            self._pools = [self._pool() for _ in range(self._count)]
             try:
                 await self._check_imports()
             except CatalogueError:
                 await self.stop()
                 raise
-        for pool in self._pools:
-            self._free.put_nowait(pool)
+            for pool in self._pools:
+                self._free.put_nowait(pool)
 
     def _pool(self) -> ProcessPool:
         context = multiprocessing.get_context("forkserver")
@@ -94,8 +105,7 @@ class RewardWorkers:
     async def _check_imports(self) -> None:
         try:
             async with asyncio.timeout(self._startup_s):
-                futures = [await asyncio.to_thread(pool.schedule, worker.report) for pool in self._pools]
-                reports = await asyncio.gather(*map(_awaitable, futures))
+                reports = await asyncio.gather(*map(_warmed, self._pools))
         except (TimeoutError, BrokenProcessPool):
             targets = ", ".join((self._own | self._own_rules).values())
             raise CatalogueError(
@@ -115,16 +125,17 @@ class RewardWorkers:
         self._stopping = True
         for call in list(self._calls):
             call.cancel()
-        await asyncio.gather(*map(_end, self._pools), *self._retiring)
+        await asyncio.gather(*map(_end, self._pools), *self._aside)
         self._pools = []
 
     def not_ready(self) -> str | None:
         """Ready once the functions are imported."""
-        return None if self._count <= len(self._pools) else "importing reward functions"
+        ready = self._pools or not (self._own or self._own_rules)
+        return None if ready else "importing reward functions"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the processes until ``stop``."""
-        if self._count and not self._pools:
+        if not self._pools:
             await self.start()
         await stop.wait()
         await self.stop()
@@ -144,8 +155,8 @@ class RewardWorkers:
         function: Callable[..., tuple[T | Refused, str]],
         *arguments: Any,
     ) -> T | Refused:
+        await self._begin()
         pool = await self._free.get()
-        relief = asyncio.get_running_loop().call_later(PATIENCE_S, self._relieve)
         began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
             pool = await self._working(pool)
@@ -163,22 +174,48 @@ class RewardWorkers:
             metrics.WORKERS_LOST.labels("exited").inc()
             return Refused(Reason.EXITED, f"{self._targets[name]} ended its process")
         finally:
-            relief.cancel()
             self._give_back(pool)
             metrics.SCORE_SECONDS.labels(name).observe(time.monotonic() - began)
 
-    def _relieve(self) -> None:
-        if not self._stopping and len(self._pools) < MOST_FOLD * self._count:
-            self._pools.append(fresh := self._pool())
-            self._free.put_nowait(fresh)
+    def _relieve(self, call: "Future[Any]") -> None:
+        """A call has waited a while: for its process to start, or in it, which then gets a stand-in."""
+        if call.done() or self._stopping:
+            return
+        if not call.running():
+            self._later(call)
+        elif len(self._pools) + self._warming < MOST_FOLD * self._count:
+            self._beside(self._stand_in())
+
+    def _later(self, call: "Future[Any]") -> None:
+        asyncio.get_running_loop().call_later(PATIENCE_S, self._relieve, call)
+
+    async def _stand_in(self) -> None:
+        self._warming += 1
+        pool, ready = self._pool(), False
+        try:
+            async with asyncio.timeout(self._startup_s):
+                await _warmed(pool)
+            ready = not self._stopping
+        except (TimeoutError, BrokenProcessPool, ProcessExpired) as error:
+            log.warning("reward_process_not_started", error=f"{type(error).__name__}: {error}")
+        finally:
+            self._warming -= 1
+        if ready:
+            self._pools.append(pool)
+            self._free.put_nowait(pool)
+        else:
+            await _end(pool)
 
     def _give_back(self, pool: ProcessPool) -> None:
         if len(self._pools) <= self._count or self._stopping:
             self._free.put_nowait(pool)
             return
         self._pools.remove(pool)
-        self._retiring.add(task := asyncio.create_task(_end(pool)))
-        task.add_done_callback(self._retiring.discard)
+        self._beside(_end(pool))
+
+    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        self._aside.add(task := asyncio.create_task(work))
+        task.add_done_callback(self._aside.discard)
 
     async def _working(self, pool: ProcessPool) -> ProcessPool:
         """The pool, or a new one in its place when its process died between calls."""
@@ -199,7 +236,9 @@ class RewardWorkers:
     async def _call(self, pool: ProcessPool, deadline_s: float, function: Callable[..., T], *args: Any) -> T:
         """The deadline begins when the process takes the call; its start has a deadline of its own."""
         async with asyncio.timeout(self._startup_s + deadline_s):
-            call = _awaitable(pool.schedule(function, args=args, timeout=deadline_s))
+            scheduled = pool.schedule(function, args=args, timeout=deadline_s)
+            self._later(scheduled)
+            call = asyncio.wrap_future(scheduled)
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)
             return await call
@@ -220,5 +259,7 @@ async def _end(pool: ProcessPool) -> None:
     await asyncio.to_thread(pool.join)
 
 
-def _awaitable(future: "Future[T]") -> "asyncio.Future[T]":
-    return asyncio.wrap_future(future)
+async def _warmed(pool: ProcessPool) -> worker.Report:
+    """Start the pool's process, off the event loop, and wait until it has imported everything."""
+    report: worker.Report = await asyncio.wrap_future(await asyncio.to_thread(pool.schedule, worker.report))
+    return report
