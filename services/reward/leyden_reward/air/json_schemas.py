@@ -29,7 +29,7 @@ CHEAP = 5_000
 """Arguments of so many characters more double the price of a step, because messages of errors quote them."""
 MOST_STEPS_FOR_A_SCHEMA = 100_000
 """Steps for finding out whether a schema is one."""
-MOST_STEPS_IN_ALL = 100_000
+MOST_STEPS_IN_ALL = 50_000
 """Steps for all calls of one trajectory; a new schema counts as one for each ``PER_STEP`` characters."""
 PER_STEP = 8
 

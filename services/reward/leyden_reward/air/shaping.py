@@ -76,7 +76,10 @@ class Shaping:
         habits = [(_Habit(rule, self._weight(rule)), values) for rule, values in found]
         budgets = _Budgets(self._cap, fading=_fading(final, self._goal))
         shaped = [
-            _with_terms(step, [term for habit, values in habits if (term := budgets.term(habit, values[t]))])
+            _with_terms(
+                step,
+                [term for habit, values in habits if values[t] and (term := budgets.term(habit, values[t]))],
+            )
             for t, step in enumerate(steps)
         ]
         return Shaped(shaped, budgets.capped)
