@@ -42,7 +42,9 @@ pytestmark = pytest.mark.kafka
 
 KEY, AGENT, STRANGER = "sk-shop-0123456789", "sk-agent-0123456789", "sk-stranger-0123456789"
 HELLO: Any = [{"role": "user", "content": "3 * 4?"}]
-HOUR = timedelta(hours=1)
+LONG: Any = [{"role": "system", "content": "Be quick. " * 40}, *HELLO]
+LONGER: Any = [*LONG, {"role": "assistant", "content": "12"}, {"role": "user", "content": "Sure?"}]
+"""The second is stored as what it adds to the first."""
 
 
 def grant(key: str, tenant: str = "shop", **fields: Any) -> KeyGrant:
@@ -63,12 +65,12 @@ class Shop:
     gateway: Gateway
     http: httpx.AsyncClient
 
-    async def ask(self, session: str, **headers: str) -> httpx.Response:
+    async def ask(self, session: str, messages: Any = HELLO) -> httpx.Response:
         """One completion in a session."""
         response = await self.http.post(
             f"{self.gateway.url}/v1/chat/completions",
-            headers={"authorization": f"Bearer {KEY}", "x-leyden-session": session, **headers},
-            json={"model": self.gateway.policy, "messages": HELLO},
+            headers={"authorization": f"Bearer {KEY}", "x-leyden-session": session},
+            json={"model": self.gateway.policy, "messages": messages},
         )
         assert response.status_code == 200, response.text
         return response
@@ -127,7 +129,7 @@ async def test_a_session_is_scored_by_what_people_say_of_it_soon_or_late(
     session = f"chat-{uuid4().hex}"
     async with rewards(kafka, Topics.EVENTS.name, publisher) as group:
         reward = group.member()
-        first, second = await shop.ask(session), await shop.ask(session)
+        first, second = await shop.ask(session, LONG), await shop.ask(session, LONGER)
         rollout_id = UUID(first.headers["x-leyden-rollout-id"])
         assert rollout_id == cause_id("session", "shop", "live", session)
         assert second.headers["x-leyden-rollout-id"] == str(rollout_id)
@@ -146,13 +148,14 @@ async def test_a_session_is_scored_by_what_people_say_of_it_soon_or_late(
 
     assert (scored.status, scored.revision, scored.reward, scored.output) == ("scored", 0, 1.0, "12")
     assert (scored.tenant, scored.run, len(scored.steps)) == ("shop", "live", 2)
-    assert scored.task.input == {"messages": HELLO}
+    assert scored.task.input == {"messages": LONG}
     assert [term.name for term in scored.steps[0].terms] == ["signal.thumb"]
     assert {term.name: term.feedback for term in scored.final}["signal.comment"] == "quick"
     revision = later[-1]
     assert [t.revision for t in later] == [0, 1, 2]
     assert revision.reward == 0.75
-    assert (revision.group_id, len(revision.steps)) == (scored.group_id, 2)
+    assert revision.group_id == scored.group_id
+    assert [step.request["messages"] for step in revision.steps] == [LONG, LONGER]
     assert revision.trajectory_id != scored.trajectory_id
 
 

@@ -134,7 +134,7 @@ def token() -> str:
         sampling=Sampling(),
         max_completions=1,
     )
-    return mint(claims, SECRET, ttl_s=60)
+    return mint(claims, SECRET, ttl_s=86_400)
 
 
 async def test_everything_an_item_says_is_a_signal_of_the_sessions_rollout() -> None:
