@@ -35,6 +35,7 @@ from leyden_schemas import (
     RolloutFinished,
     RolloutStarted,
     SignalRecorded,
+    Step,
     Trajectory,
     TrajectoryStatus,
     cause_id,
@@ -306,18 +307,21 @@ def _finished(rollout: _Open, event: RolloutFinished, waiting_share: float) -> T
         output=output,
         error=event.error,
         excluded=excuse(event.outcome, steps, ran_s=ran_s, waiting_share=waiting_share),
+        steps=steps,
     )
 
 
 def _ended(rollout: _Open, at: datetime) -> Trajectory:
     """A session that nobody finished: whether it went well is for its feedback to say."""
+    steps = rollout.content.steps()
     return _trajectory(
         rollout,
         Outcome.SUCCEEDED,
         finished_at=at,
-        output=last_word(rollout.content.steps()),
+        output=last_word(steps),
         error=None,
         excluded=None,
+        steps=steps,
     )
 
 
@@ -329,6 +333,7 @@ def _given_up(rollout: _Open) -> Trajectory:
         output=None,
         error=f"attempt {rollout.attempt} was not reported finished by {rollout.deadline.isoformat()}",
         excluded="deadline",
+        steps=rollout.content.steps(),
     )
 
 
@@ -340,6 +345,7 @@ def _trajectory(
     output: object,
     error: str | None,
     excluded: str | None,
+    steps: list[Step],
 ) -> Trajectory:
     start = rollout.content.start
     about = (start.group_id,) if start.runner == RUNNER else (start.rollout_id, rollout.attempt)
@@ -357,6 +363,6 @@ def _trajectory(
         error=error,
         status=TrajectoryStatus.EXCLUDED if excluded else TrajectoryStatus.SCORED,
         excluded_reason=excluded,
-        steps=rollout.content.steps(),
+        steps=steps,
         finished_at=finished_at,
     )
