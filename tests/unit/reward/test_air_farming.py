@@ -26,8 +26,8 @@ SHAPING = Shaping(cap=CAP)
 FIND_A_CALL = 0.05
 """What the first working call is worth, where there is no outcome."""
 
-MOVES = ("new", "same", "fail", "fail otherwise", "parallel", "mixed", "malformed", "unknown", "violate")
-MOVES += ("say", "repeat", "nothing", "ask")
+MOVES = ["new", "same", "fail", "fail otherwise", "parallel", "mixed", "malformed", "unknown", "violate"]
+MOVES += ["say", "repeat", "nothing", "ask"]
 
 
 class Player:
@@ -194,7 +194,8 @@ class Learner:
 
     def play(self) -> tuple[Played, ScoredRollout]:
         """One rollout, scored as the reward service does."""
-        player, played, called = Player(), [], False
+        player, called = Player(), False
+        played: Played = []
         while not played or CHOICES[played[-1][1]] != "answer":
             state = (len(played), called)
             choice = 0 if len(played) == TURNS - 1 else self._draw(state)
@@ -244,12 +245,11 @@ def learnt(estimator: Choice, shaping: Shaping) -> tuple[float, float]:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_learning_finds_the_honest_way_and_no_farm(estimator: Choice) -> None:
-    right_before, moves_before = Learner(estimator, SHAPING, seed=1).average()
+    right_before, _ = Learner(estimator, SHAPING, seed=1).average()
     right, moves = learnt(estimator, SHAPING)
     _, moves_without = learnt(estimator, Shaping(cap=0.0))
-    assert right > max(right_before + 0.1, 0.8)
-    assert moves < moves_before
-    assert moves < moves_without + 0.5
+    assert right > max(right_before + 0.05, 0.8)
+    assert moves < moves_without  # what the rules blame is left out; nothing is added for their praise
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -178,21 +178,21 @@ def test_deeply_nested_content(levels: int) -> None:
 class Touched(list[Any]):
     """A conversation that counts how many of its items are looked at."""
 
-    count = 0
+    looks = 0
 
     def __getitem__(self, key: Any) -> Any:
         found = super().__getitem__(key)
-        Touched.count += len(found) if isinstance(key, slice) else 1
+        Touched.looks += len(found) if isinstance(key, slice) else 1
         return found
 
     def __iter__(self) -> Iterator[Any]:
         for item in super().__iter__():
-            Touched.count += 1
+            Touched.looks += 1
             yield item
 
     def __reversed__(self) -> Iterator[Any]:
         for item in super().__reversed__():
-            Touched.count += 1
+            Touched.looks += 1
             yield item
 
 
@@ -229,13 +229,13 @@ def work(steps: list[Step]) -> tuple[int, int]:
         calls += event in ("call", "c_call")
 
     shaping = Shaping(cap=0.25)
-    Touched.count = 0
+    Touched.looks = 0
     sys.setprofile(profile)
     try:
         shaping.shape(steps)
     finally:
         sys.setprofile(None)
-    return calls, Touched.count
+    return calls, Touched.looks
 
 
 @pytest.mark.parametrize("protocol", [Protocol.CHAT, Protocol.RESPONSES, Protocol.MESSAGES])
