@@ -27,6 +27,8 @@ BASE_UNKNOWN = "base_unknown"
 
 _REMEMBERED = 8
 """Whole prompts and conversations kept: a step mostly goes on from one of the last few."""
+_FIELDS = 256
+"""Other fields of requests kept."""
 
 
 class Link(NamedTuple):
@@ -76,6 +78,7 @@ class Whole:
         self.parts = parts
         self._ids: OrderedDict[int, list[int]] = OrderedDict()
         self._talks: OrderedDict[int, Any] = OrderedDict()
+        self._fields: OrderedDict[tuple[int, str], Any] = OrderedDict()
 
     def prompt_token_ids(self, index: int) -> list[int]:
         """All ids of a prompt."""
@@ -111,15 +114,17 @@ class Whole:
         return list(chain.from_iterable(reversed(pieces)))
 
     def _field(self, index: int, name: str) -> Any:
-        """One field of a whole request."""
-        while True:
-            link = self.parts.link(index)
-            if link and link.items and name == self.parts.conversation(index):
-                return self._talk(index)
-            own = self.parts.request(index)
+        """One field of a whole request: where it was said, or where it is remembered."""
+        at = index
+        while (at, name) not in self._fields:
+            link = self.parts.link(at)
+            if link and link.items and name == self.parts.conversation(at):
+                return self._talk(at)
+            own = self.parts.request(at)
             if name in own or link is None or name not in link.fields:
-                return own.get(name)
-            index = link.base
+                return _kept(self._fields, (index, name), own.get(name), _FIELDS)
+            at = link.base
+        return _kept(self._fields, (index, name), self._fields[at, name], _FIELDS)
 
     def _talk(self, index: int) -> Any:
         """The whole conversation of a step that begins with items of its base's."""
@@ -146,9 +151,9 @@ class Whole:
         return "".join(pieces) if isinstance(pieces[0], str) else list(chain.from_iterable(pieces))
 
 
-def _kept(cache: "OrderedDict[int, Any]", index: int, value: Any) -> Any:
-    cache[index] = value
-    if len(cache) > _REMEMBERED:
+def _kept(cache: "OrderedDict[Any, Any]", key: Any, value: Any, most: int = _REMEMBERED) -> Any:
+    cache[key] = value
+    if len(cache) > most:
         cache.popitem(last=False)
     return value
 
