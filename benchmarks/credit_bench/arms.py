@@ -1,4 +1,4 @@
-"""What is compared: estimators with their settings, each at the learning rate that was best for it."""
+"""What is compared: estimators with their settings and learning rates."""
 
 from dataclasses import dataclass, replace
 
@@ -6,7 +6,7 @@ from leyden_credit.estimators import Choice
 
 BROADCAST = "grpo"
 STEP_LEVEL = ("return_to_go+air", "gigpo", "gigpo+air")
-RATES = (1e-3, 2e-3)
+RATES = (5e-4, 1e-3, 2e-3)
 """Learning rates that are tried for every arm."""
 
 
@@ -15,7 +15,7 @@ class Arm:
     """A way to give credit; ``air`` is LEYDEN_CREDIT_AIR_WEIGHT. AIR's rules and bounds are the defaults."""
 
     estimator: Choice
-    lr: float = 2e-3
+    lr: float
     air: float = 0.0
 
     def at(self, lr: float) -> "Arm":
@@ -23,15 +23,15 @@ class Arm:
         return replace(self, lr=lr)
 
 
-def _arms() -> dict[str, Arm]:
+def _arms(*, lr: float) -> dict[str, Arm]:
     return {
-        BROADCAST: Arm("grpo"),
-        "grpo+air": Arm("grpo", air=1.0),
-        "return_to_go+air": Arm({"name": "return_to_go", "gamma": 0.8}, air=1.0),
-        "gigpo": Arm("gigpo"),
-        "gigpo+air": Arm({"name": "gigpo", "gamma": 0.6}, air=1.0),
+        BROADCAST: Arm("grpo", lr),
+        "grpo+air": Arm("grpo", lr, air=1.0),
+        "return_to_go+air": Arm({"name": "return_to_go", "gamma": 0.8}, lr, air=1.0),
+        "gigpo": Arm("gigpo", lr),
+        "gigpo+air": Arm({"name": "gigpo", "gamma": 0.6}, lr, air=1.0),
     }
 
 
-ARMS: dict[str, dict[str, Arm]] = {"dispatch": _arms(), "calculator": _arms()}
-"""By environment and name. The rates are those of ``benchmarks/credit.py --tune``."""
+ARMS: dict[str, dict[str, Arm]] = {"dispatch": _arms(lr=1e-3), "calculator": _arms(lr=1e-3)}
+"""By environment and name."""

@@ -8,9 +8,9 @@ class Effort:
     """A run's waves, the tasks of a wave, the rollouts of a task, and held-out tasks before and after."""
 
     waves: int = 40
-    groups: int = 4
+    groups: int = 8
     samples: int = 8
-    heldout: int = 32
+    heldout: int = 128
 
     @classmethod
     def quick(cls) -> "Effort":
@@ -47,5 +47,5 @@ class Result:
     seconds: float = 0.0
 
 
-EFFORTS = {"calculator": Effort(waves=24), "dispatch": Effort(waves=32)}
+EFFORTS = {"calculator": Effort(waves=24), "dispatch": Effort(waves=40)}
 """By environment."""
