@@ -1,7 +1,8 @@
 """Rollouts as the gateway and the runner tell them: every step adds 1,000 tokens to the one before it.
 
-A step's JSON is as long as its tokens are in English, ids are spread over a vocabulary of 150,000, and
-log-probabilities are single precision, as inference servers give them.
+A step's JSON is as long as its tokens are in English. Ids are of a vocabulary of 150,000, by Zipf's law and
+the frequent ones first, as tokenizers number them. Log-probabilities are single precision, as inference
+servers give them.
 """
 
 import random
@@ -44,7 +45,8 @@ class Pieces:
         words = ["".join(draw.choices("etaoinshrdlucmfw", k=draw.randint(2, 9))) for _ in range(5_000)]
         often = list(accumulate(1 / (rank + 2.7) for rank in range(len(words))))
         self._words = draw.choices(words, cum_weights=often, k=200_000)
-        self._ids = [draw.randrange(VOCABULARY) for _ in range(200_000)]
+        ranks = list(accumulate(1 / (rank + 2.7) for rank in range(VOCABULARY)))
+        self._ids = draw.choices(range(VOCABULARY), cum_weights=ranks, k=200_000)
         self._logprobs = array("f", [-draw.expovariate(2) for _ in range(50_000)]).tolist()
         self._draw = draw
 

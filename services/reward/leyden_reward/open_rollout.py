@@ -41,15 +41,18 @@ class OpenRollout:
         return RolloutStarted.model_validate_json(expanded(self._start))
 
     def is_new(self, event: EventMessage) -> bool:
-        """Whether neither the event nor its completion was seen before; they are from now on."""
-        ids = {event.event_id.bytes}
+        """Whether neither the event nor its completion was seen before; the event is from now on."""
+        new = event.event_id.bytes not in self._seen
+        self._seen.add(event.event_id.bytes)
         if isinstance(event, CompletionRecorded):
-            ids.add(event.completion_id.bytes)
-        new = self._seen.isdisjoint(ids)
+            return new and not self._had(event.completion_id)
         if new and isinstance(event, SignalRecorded):
             self._said[event.event_id] = event
-        self._seen |= ids
         return new
+
+    def _had(self, completion_id: UUID) -> bool:
+        """Whether a completion was seen, in this attempt or an earlier one."""
+        return completion_id in self._transcript or completion_id.bytes in self._seen
 
     def contradicts(self, event: EventMessage) -> bool:
         """Whether an event that is not new says something else than what was seen under its ids."""
@@ -73,6 +76,7 @@ class OpenRollout:
     def restart(self) -> int:
         """Drop the steps and signals, because another attempt begins; return how many they were."""
         dropped = len(self._transcript) + len(self._signals)
+        self._seen.update(self._transcript.completion_ids())
         self._transcript, self._terms, self._signals = Transcript(), {}, []
         return dropped
 

@@ -21,7 +21,7 @@ from leyden_schemas.whole import LAZY
 _HEAD = struct.Struct("<IIIcIIII")
 """Numbers of prompt ids, sampled ids and log-probabilities, the kind of these, and bytes of four texts."""
 _LEVEL = 1
-_APART = frozenset({"base", *LAZY})
+_APART = {"base", *LAZY}
 
 
 class NotIds(ValueError):
@@ -35,7 +35,7 @@ class Unpacked(NamedTuple):
     sampled: "array[int]"
     logprobs: "array[float]"
     light: bytes
-    """All fields but ``base`` and the lazy ones."""
+    """All fields but ``base``, the lazy ones and those that are as by default."""
     base: bytes
     request: bytes
     response: bytes
@@ -56,9 +56,7 @@ def pack(step: Step) -> bytes:
     """The step, compressed. Raises ``NotIds``."""
     prompt, sampled = _ids(step.prompt_token_ids), _ids(step.token_ids)
     logprobs = _floats(step.logprobs)
-    light = to_json(
-        {name: value for name, value in step.__dict__.items() if name not in _APART}, inf_nan_mode="strings"
-    )
+    light = step.model_dump_json(exclude=_APART, exclude_defaults=True).encode()
     base = step.base.model_dump_json().encode() if step.base else b"null"
     request = _json(step.request)
     response = b"" if step.response is None else _json(step.response)

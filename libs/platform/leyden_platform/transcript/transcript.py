@@ -68,6 +68,10 @@ class Transcript:
     def __contains__(self, completion_id: UUID) -> bool:
         return completion_id.bytes in self._places
 
+    def completion_ids(self) -> Iterable[bytes]:
+        """The ids of all steps' completions."""
+        return self._places.keys()
+
     def place(self, completion_id: UUID) -> int | None:
         """Where a completion's step is."""
         return self._places.get(completion_id.bytes)
