@@ -7,10 +7,12 @@ suites at other servers.
 """
 
 import asyncio
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,8 +21,10 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
+from structlog._config import BoundLoggerLazyProxy
 
 from leyden_local import broker, postgres
 from leyden_local.ports import accepts, free_ports
@@ -31,6 +35,23 @@ START_TIMEOUT_S = 30.0
 # A busy machine makes examples slow to draw and to run; that says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """Undo what commands and services set up for a whole process when a test runs them in its own."""
+    configured, root = structlog.get_config(), logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    if structlog.get_config() == configured:
+        return
+    structlog.configure(**configured)
+    for module in list(sys.modules.values()):
+        for value in list(vars(module).values()):
+            if isinstance(value, BoundLoggerLazyProxy):
+                vars(value).pop("bind", None)  # what it keeps of the configuration it was first used under
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
