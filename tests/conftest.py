@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -22,15 +21,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import structlog
+from await_port import await_port
 from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 from structlog._config import BoundLoggerLazyProxy
 
 from leyden_local import broker, postgres
-from leyden_local.ports import accepts, free_ports
+from leyden_local.ports import free_ports
 from leyden_platform.settings import DatabaseSettings, KafkaSettings
-
-START_TIMEOUT_S = 30.0
 
 # A busy machine makes examples slow to draw and to run; that says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -52,15 +50,6 @@ def _logging_as_it_was() -> Iterator[None]:
                 vars(value).pop("bind", None)  # what it keeps of the configuration it was first used under
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-def await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
-    """Wait until ``port`` accepts connections; fail when the process dies or the deadline passes."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not accepts(port):
-        assert process.poll() is None, f"{process.args!r} exited with {process.returncode}"
-        assert time.monotonic() < deadline, f"{process.args!r} did not listen within {START_TIMEOUT_S} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 import spool_process
-from conftest import await_port
+from await_port import await_port
 from spool_process import KEYS, value
 
 from leyden_gateway.recording.settings import RecordingSettings
