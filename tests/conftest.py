@@ -21,7 +21,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import structlog
-from await_port import await_port
+from await_port import START_TIMEOUT_S, await_port
 from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 from structlog._config import BoundLoggerLazyProxy
