@@ -22,11 +22,12 @@ import asyncpg
 import pytest
 import structlog
 from await_port import START_TIMEOUT_S, await_port
+from embedded_broker import running_broker
 from hypothesis import HealthCheck, settings
 from pydantic import SecretStr
 from structlog._config import BoundLoggerLazyProxy
 
-from leyden_local import broker, postgres
+from leyden_local import postgres
 from leyden_local.ports import free_ports
 from leyden_platform.settings import DatabaseSettings, KafkaSettings
 
@@ -52,25 +53,14 @@ def _logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka_bootstrap() -> Iterator[str]:
-    """Address of a broker that lives as long as the test session."""
-    if given := os.environ.get("LEYDEN_TEST_KAFKA"):
-        yield given
-        return
-    (port,) = free_ports(1)
-    process = subprocess.Popen(
-        broker.broker_command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        await_port(process, port)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    """Address of a broker of the module's own, so that no module reads what another left behind."""
+    with running_broker() as bootstrap:
+        yield bootstrap
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def kafka(kafka_bootstrap: str) -> KafkaSettings:
     """The embedded broker has no idempotent producer, and joining takes as long as old sessions may last."""
     embedded = "LEYDEN_TEST_KAFKA" not in os.environ

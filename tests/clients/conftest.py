@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from client_programs import ClientProgram, Programs, clients_python
 from client_stack import Stack, running_stack
+from embedded_broker import running_broker
 from scripted_replica import ScriptedReplica
 
 from leyden_platform.settings import KafkaSettings
@@ -18,12 +19,11 @@ def clients_environment() -> None:
 
 
 @pytest.fixture(scope="session")
-def stack(
-    clients_environment: None, kafka_bootstrap: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    kafka = KafkaSettings(bootstrap=kafka_bootstrap, idempotent="LEYDEN_TEST_KAFKA" in os.environ)
-    with running_stack(kafka, tmp_path_factory.mktemp("gateway") / "gateway.log") as running:
-        yield running
+def stack(clients_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with running_broker() as bootstrap:
+        kafka = KafkaSettings(bootstrap=bootstrap, idempotent="LEYDEN_TEST_KAFKA" in os.environ)
+        with running_stack(kafka, tmp_path_factory.mktemp("gateway") / "gateway.log") as running:
+            yield running
 
 
 @pytest.fixture

@@ -69,8 +69,9 @@ async def of_rollouts(kafka: KafkaSettings, topic: Topic, wanted: set[UUID]) -> 
     """Everything published on ``topic`` about these rollouts, once each of them has appeared."""
 
     def mine(records: Sequence[Record]) -> list[Any]:
-        found = [record.message() for record in records if record.value]
-        return [message for message in found if message.rollout_id in wanted]
+        named = [str(rollout_id).encode() for rollout_id in wanted]
+        about = (r for r in records if r.value and any(name in r.value for name in named))
+        return [message for record in about if (message := record.message()).rollout_id in wanted]
 
     return mine(await read_until(kafka, topic, lambda seen: {m.rollout_id for m in mine(seen)} >= wanted))
 
