@@ -5,12 +5,16 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Effort:
-    """A run's waves, the tasks of a wave, the rollouts of a task, and held-out tasks before and after."""
+    """A run's waves, the tasks of a wave, the rollouts of a task, and held-out tasks before and after.
+
+    ``epochs`` are the learner's passes over what a wave yields, an optimizer step each.
+    """
 
     waves: int = 40
     groups: int = 8
     samples: int = 8
     heldout: int = 128
+    epochs: int = 1
 
     @classmethod
     def quick(cls) -> "Effort":
@@ -47,5 +51,5 @@ class Result:
     seconds: float = 0.0
 
 
-EFFORTS = {"calculator": Effort(waves=24), "dispatch": Effort(waves=40)}
+EFFORTS = {"calculator": Effort(waves=16), "dispatch": Effort(waves=40, epochs=4)}
 """By environment."""

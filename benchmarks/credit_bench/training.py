@@ -89,6 +89,7 @@ class Run:
         settings = LearnerSettings(
             policy=environment.name,
             lr=arm.lr,
+            epochs=effort.epochs,
             betas=(0.9, 0.95),
             warmup_steps=2,
             seed=seed,
