@@ -315,7 +315,7 @@ SERVING = Section(
         ),
         Chart(
             "Where the time goes",
-            "Medians of a call's parts: waiting for a server, the server's answer, the log's acknowledgement.",
+            "Medians of a call's parts: wait for a server, the server's answer, the log's acknowledgement.",
             (
                 Query(quantile(0.5, "leyden_gateway_upstream_seconds"), "server"),
                 Query(quantile(0.5, "leyden_gateway_record_seconds"), "log"),
