@@ -45,7 +45,8 @@ def _logging_as_it_was() -> Iterator[None]:
     if structlog.get_config() == configured:
         return
     structlog.configure(**configured)
-    for module in list(sys.modules.values()):
+    ours = [module for name, module in sys.modules.items() if name.startswith("leyden")]
+    for module in ours:
         for value in list(vars(module).values()):
             if isinstance(value, BoundLoggerLazyProxy):
                 vars(value).pop("bind", None)  # what it keeps of the configuration it was first used under
