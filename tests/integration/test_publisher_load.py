@@ -19,13 +19,14 @@ from leyden_schemas import Topic
 
 pytestmark = pytest.mark.kafka
 
-DEADLINE_S = 30.0
-RECORDS, SIZE = 2_000, 12_000
+DEADLINE_S = 50.0
+RECORDS, SIZE = 1_000, 12_000
 
 
 @asynccontextmanager
 async def publishing(kafka: KafkaSettings, max_bytes_in_flight: int) -> AsyncIterator[KafkaPublisher]:
-    publisher = KafkaPublisher(kafka, "test", max_bytes_in_flight=max_bytes_in_flight)
+    patient = kafka.model_copy(update={"request_timeout_s": DEADLINE_S})
+    publisher = KafkaPublisher(patient, "test", max_bytes_in_flight=max_bytes_in_flight)
     await publisher.start()
     try:
         yield publisher
