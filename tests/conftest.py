@@ -35,6 +35,9 @@ from leyden_platform.settings import DatabaseSettings, KafkaSettings
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+# A shell's background job ignores Ctrl-C, and so would everything that tests start and then interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
