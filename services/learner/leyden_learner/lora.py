@@ -43,7 +43,7 @@ def inject(model: Any, *, rank: int, alpha: float, targets: Sequence[str]) -> No
 @contextmanager
 def switched_off(model: Any) -> Iterator[None]:
     """Inside the block the model is the one that the adapters were put into."""
-    layers = list(_layers(model))
+    layers = [layer for _, layer in _layers(model)]
     for layer in layers:
         layer.enable_adapters(False)
     try:
@@ -64,13 +64,11 @@ def merged(model: Any) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {
         name.replace(_BASE, "."): value for name, value in model.state_dict().items() if not _OWN.search(name)
     }
-    for name, layer in model.named_modules():
-        if hasattr(layer, "get_delta_weight"):
-            state[f"{name}.weight"] = layer.base_layer.weight + layer.get_delta_weight(_NAME)
+    for name, layer in _layers(model):
+        state[f"{name}.weight"] = layer.base_layer.weight + layer.get_delta_weight(_NAME)
     return state
 
 
-def _layers(model: Any) -> Iterator[Any]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return (layer for layer in model.modules() if isinstance(layer, BaseTunerLayer))
+def _layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers with adapters, by name; none in a model without."""
+    return ((name, layer) for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight"))

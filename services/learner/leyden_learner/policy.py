@@ -39,15 +39,10 @@ class Policy:
     @torch.no_grad()
     def reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         """The same of the reference, without gradient; None when there is none."""
-        match self._reference:
-            case None:
-                return None
-            case self.model:
-                with lora.switched_off(self.model), self._precision():
-                    return token_logprobs(self.model, batch).logprobs_n
-            case reference:
-                with self._precision():
-                    return token_logprobs(reference, batch).logprobs_n
+        if self._reference is None:
+            return None
+        with lora.switched_off(self._reference), self._precision():
+            return token_logprobs(self._reference, batch).logprobs_n
 
     def save(self, folder: Path) -> None:
         """Write weights and configuration as Hugging Face does; adapters are merged into the weights."""
