@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -103,23 +103,30 @@ def transcripts(seed: int) -> Iterator[list[Message]]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer of the calculator's conversations."""
+    return train_tokenizer(PIECES, VOCABULARY, lambda tokenizer: rendered(tokenizer, seed=0))
+
+
+def train_tokenizer(
+    pieces: str, vocabulary: int, texts: Callable[[PreTrainedTokenizerFast], Iterator[str]]
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE over rendered transcripts; a tool call's fixed text becomes a handful of tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
     tokenizer = wrap(bpe)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[AddedToken(text, normalized=False) for text in (PAD, START, END, CALL, END_CALL)],
         show_progress=False,
     )
-    bpe.train_from_iterator((render(tokenizer, item) for item in islice(transcripts(0), 2000)), trainer)
+    bpe.train_from_iterator(islice(texts(tokenizer), 2000), trainer)
     return wrap(with_visible_calls(bpe))
 
 
@@ -145,9 +152,14 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> str:
     return str(tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False))
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a conversation: only what an assistant says, its end included, is taught."""
-    ids: list[int] = tokenizer.encode(render(tokenizer, messages))
+def rendered(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Iterator[str]:
+    """Endless conversations as text."""
+    return (render(tokenizer, item) for item in transcripts(seed))
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[int]]:
+    """Token ids and labels of a rendered conversation: only what an assistant says and its end are taught."""
+    ids: list[int] = tokenizer.encode(text)
     header: list[int] = tokenizer.encode(f"{START}assistant\n")
     end = tokenizer.convert_tokens_to_ids(END)
     labels: list[int] = []
@@ -159,13 +171,14 @@ def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> tuple
     return ids, labels
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless right-padded `ids_bt` and `labels_bt`."""
-    source = transcripts(seed)
+def batches(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless right-padded `ids_bt` and `labels_bt` of endless rendered conversations."""
+    pad = tokenizer.convert_tokens_to_ids(PAD)
     while True:
-        rows = [encode(tokenizer, item) for item in islice(source, size)]
+        rows = [encode(tokenizer, text) for text in islice(texts, size)]
         width = max(len(ids) for ids, _ in rows)
-        pad = tokenizer.convert_tokens_to_ids(PAD)
         yield (
             torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
             torch.tensor([labels + [IGNORED] * (width - len(labels)) for _, labels in rows]),
@@ -262,7 +275,8 @@ def main() -> None:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     log.info("%d tokens, %d parameters", len(tokenizer), model.num_parameters())
-    teach(model, batches(tokenizer, options.rows, options.seed + 1), steps=options.steps, lr=options.lr)
+    source = batches(tokenizer, rendered(tokenizer, seed=options.seed + 1), options.rows)
+    teach(model, source, steps=options.steps, lr=options.lr)
     write(model, tokenizer, options.out)
 
 

@@ -10,33 +10,11 @@ import logging
 import math
 import random
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from calculator.make_seed import (
-    CALL,
-    END,
-    END_CALL,
-    IGNORED,
-    PAD,
-    START,
-    teach,
-    with_visible_calls,
-    wrap,
-    write,
-)
-from tokenizers import (  # type: ignore[import-untyped]
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    pre_tokenizers,
-    trainers,
-)
-from torch import Tensor
+from calculator.make_seed import batches, teach, train_tokenizer, write
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from dispatch.agent import MAX_TURNS, SEND, SYSTEM, House
@@ -92,24 +70,8 @@ def transcripts(seed: int) -> Iterator[list[Message]]:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE over rendered transcripts; a tool call's fixed text becomes a handful of tokens."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    tokenizer = wrap(bpe)
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=[AddedToken(text, normalized=False) for text in (PAD, START, END, CALL, END_CALL)],
-        show_progress=False,
-    )
-    bpe.train_from_iterator((render(tokenizer, item) for item in islice(transcripts(0), 2000)), trainer)
-    return wrap(with_visible_calls(bpe))
+    """The tokenizer of conversations about parcels."""
+    return train_tokenizer(PIECES, VOCABULARY, lambda tokenizer: rendered(tokenizer, seed=0))
 
 
 def render(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> str:
@@ -117,31 +79,9 @@ def render(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> str:
     return str(tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False))
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, messages: list[Message]) -> tuple[list[int], list[int]]:
-    """Token ids and labels of a conversation: only what an assistant says, its end included, is taught."""
-    ids: list[int] = tokenizer.encode(render(tokenizer, messages))
-    header: list[int] = tokenizer.encode(f"{START}assistant\n")
-    end = tokenizer.convert_tokens_to_ids(END)
-    labels: list[int] = []
-    speaking = False
-    for index, token in enumerate(ids):
-        speaking = speaking or ids[index - len(header) : index] == header
-        labels.append(token if speaking else IGNORED)
-        speaking = speaking and token != end
-    return ids, labels
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless right-padded `ids_bt` and `labels_bt`."""
-    source = transcripts(seed)
-    pad = tokenizer.convert_tokens_to_ids(PAD)
-    while True:
-        rows = [encode(tokenizer, item) for item in islice(source, size)]
-        width = max(len(ids) for ids, _ in rows)
-        yield (
-            torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in rows]),
-            torch.tensor([labels + [IGNORED] * (width - len(labels)) for _, labels in rows]),
-        )
+def rendered(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Iterator[str]:
+    """Endless conversations as text."""
+    return (render(tokenizer, item) for item in transcripts(seed))
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -179,7 +119,8 @@ def main() -> None:
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     logging.info("%d tokens, %d parameters", len(tokenizer), model.num_parameters())
-    teach(model, batches(tokenizer, options.rows, options.seed + 1), steps=options.steps, lr=options.lr)
+    source = batches(tokenizer, rendered(tokenizer, seed=options.seed + 1), options.rows)
+    teach(model, source, steps=options.steps, lr=options.lr)
     write(model, tokenizer, options.out)
 
 

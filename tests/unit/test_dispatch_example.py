@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from calculator.make_seed import IGNORED
+from calculator.make_seed import IGNORED, encode
 from dispatch import agent, make_seed, reward, tasks
 
 from leyden import Trajectory
@@ -143,7 +143,7 @@ def test_a_prompt_begins_with_the_one_before_and_what_was_said(tokenizer: Any) -
 
 def test_only_what_the_assistant_says_is_taught(tokenizer: Any) -> None:
     messages = next(make_seed.transcripts(4))
-    ids, labels = make_seed.encode(tokenizer, messages)
+    ids, labels = encode(tokenizer, make_seed.render(tokenizer, messages))
     taught = tokenizer.decode([label for label in labels if label != IGNORED])
     calls = sum(message["role"] == "assistant" for message in messages)
     assert taught.count("<tool_call>") == taught.count("<|im_end|>") == calls
