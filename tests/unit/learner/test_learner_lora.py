@@ -16,7 +16,8 @@ from leyden_learner.outcome import Trained
 from leyden_learner.policy import load_policy
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.testing import make_sample
-from leyden_learner.trainer import Trainer, TrainerStateMissing
+from leyden_learner.trainer import Trainer
+from leyden_learner.trainer_state import TrainerStateMissing
 
 SAMPLES = [make_sample(index) for index in range(8)]
 BATCH = collate(weigh(SAMPLES, rollout_mean))

@@ -15,8 +15,10 @@ from leyden_learner.model import load_model, token_logprobs
 from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.outcome import Skipped, Trained
 from leyden_learner.settings import LearnerSettings
+from leyden_learner.step import NonFiniteWeights
 from leyden_learner.testing import make_row, make_sample, make_span
-from leyden_learner.trainer import NonFiniteWeights, Trainer, TrainerStateMissing
+from leyden_learner.trainer import Trainer
+from leyden_learner.trainer_state import TrainerStateMissing
 from leyden_schemas import TrainingSample
 
 SAMPLES = [make_sample(index) for index in range(8)]

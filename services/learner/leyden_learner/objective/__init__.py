@@ -70,15 +70,8 @@ def objective(evidence: Evidence, config: ObjectiveConfig) -> Terms:
     and the importance anchor / sampler, truncated or masked, without gradient.
     """
     logprobs_n, sampler_n = evidence.logprobs_n, evidence.sampler_logprobs_n
+    anchor_n, importance_n = anchored(evidence, config)
     detached_n = logprobs_n.detach()
-    if config.importance_cap:
-        anchor_n = detached_n if evidence.anchor_logprobs_n is None else evidence.anchor_logprobs_n
-        correct = CORRECTIONS[config.importance]
-        importance_n = correct(
-            ratio(anchor_n, sampler_n), low=config.importance_low, cap=config.importance_cap
-        )
-    else:
-        anchor_n, importance_n = sampler_n, sampler_n.new_ones(sampler_n.shape)
     tokens = Tokens(logprobs_n, anchor_n, evidence.advantages_n, evidence.sequence_n)
     policy = LOSSES[config.loss](tokens, config.bounds)
     loss_n = importance_n * policy.loss_n
@@ -96,4 +89,15 @@ def objective(evidence: Evidence, config: ObjectiveConfig) -> Terms:
     )
 
 
-__all__ = ["LOSSES", "Evidence", "ObjectiveConfig", "Terms", "objective"]
+def anchored(evidence: Evidence, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
+    """The log-probabilities that the ratio is taken to, and what each token counts by where they come from."""
+    sampler_n = evidence.sampler_logprobs_n
+    if not config.importance_cap:
+        return sampler_n, sampler_n.new_ones(sampler_n.shape)
+    own_n = evidence.anchor_logprobs_n
+    anchor_n = evidence.logprobs_n.detach() if own_n is None else own_n
+    correct = CORRECTIONS[config.importance]
+    return anchor_n, correct(ratio(anchor_n, sampler_n), low=config.importance_low, cap=config.importance_cap)
+
+
+__all__ = ["LOSSES", "Evidence", "ObjectiveConfig", "Terms", "anchored", "objective"]
