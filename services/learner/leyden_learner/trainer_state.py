@@ -1,6 +1,6 @@
 """What a trainer goes on from, beside the weights: optimizer, adapters, RNG and step, by parameter name.
 
-Every backend writes and reads the same file, so that one goes on where another stopped. Sharded parameters are
+Every backend writes and reads the same file, so that one goes on where another stopped. What is sharded is
 written whole.
 """
 
@@ -54,7 +54,10 @@ def pack_state(
 def restore_state(
     folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, device: torch.device
 ) -> int:
-    """Bring a trainer to where it was when it wrote this checkpoint; its step. Raises ``TrainerStateMissing``."""
+    """Bring a trainer to where it was when it wrote this checkpoint, and tell its step.
+
+    Raises ``TrainerStateMissing``.
+    """
     path = folder / TRAINER_STATE / _FILE
     if not path.is_file():
         raise TrainerStateMissing(f"{path} is missing; restore it, or start a new run from the version")

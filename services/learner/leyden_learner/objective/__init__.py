@@ -90,7 +90,7 @@ def objective(evidence: Evidence, config: ObjectiveConfig) -> Terms:
 
 
 def anchored(evidence: Evidence, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """The log-probabilities that the ratio is taken to, and what each token counts by where they come from."""
+    """The log-probabilities that the ratio is taken to, and the importance of each token."""
     sampler_n = evidence.sampler_logprobs_n
     if not config.importance_cap:
         return sampler_n, sampler_n.new_ones(sampler_n.shape)
