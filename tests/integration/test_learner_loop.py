@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor, equal
 
 from leyden_learner.app import build_learner
-from leyden_learner.learner import ArtifactChanged, Learner
+from leyden_learner.learner import Learner
 from leyden_learner.registry import PolicyMissing
 from leyden_learner.repository import Checkpoint, CheckpointRepository
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.testing import RegistryStub, make_row, make_sample, make_span, write_model
+from leyden_learner.versions import ArtifactChanged
 from leyden_local.ports import free_ports
 from leyden_platform.database import create_engine
 from leyden_platform.http import HttpServer

@@ -8,7 +8,8 @@ from pathlib import Path
 import httpx
 
 from leyden_learner.checkpoints import CheckpointStore
-from leyden_learner.learner import Learner, TrainingPolicy
+from leyden_learner.learner import Learner
+from leyden_learner.ports import TrainingPolicy
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import SCHEMA, CheckpointRepository
 from leyden_learner.settings import LearnerSettings

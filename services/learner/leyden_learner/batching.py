@@ -19,6 +19,11 @@ class Waiting:
     offset: int
     arrived_s: float
 
+    @property
+    def where(self) -> str:
+        """Its place in the topic."""
+        return f"{self.partition}@{self.offset}"
+
 
 @dataclass(frozen=True, slots=True)
 class BatchRule:

@@ -1,8 +1,10 @@
 """Every metric of the learner. All carry the policy, because a dashboard shows several learners."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from leyden_schemas import TrainingSample
 
 STEP = Gauge("leyden_learner_step", "Steps trained since the run began.", ["policy"])
 VERSION = Gauge("leyden_learner_version", "Newest registered version.", ["policy"])
@@ -60,3 +62,14 @@ def observe_step(policy: str, measured: Mapping[str, float]) -> None:
     for name, gauge in STEP_GAUGES.items():
         if name in measured:
             gauge.labels(policy).set(measured[name])
+
+
+def observe_trained(
+    policy: str, measured: Mapping[str, float], samples: Sequence[TrainingSample], version: int
+) -> None:
+    """Count a step that was trained while ``version`` was the newest."""
+    ROLLOUTS.labels(policy).inc(len(samples))
+    TOKENS.labels(policy, "sampled").inc(measured["sampled_tokens"])
+    TOKENS.labels(policy, "input").inc(measured["input_tokens"])
+    for sample in samples:
+        STALENESS.labels(policy).observe(version - sample.oldest_version)

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import structlog
 
+from leyden_learner import metrics
+
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -61,3 +63,29 @@ async def patiently(
             failed(None)
             return result
     raise AssertionError("pauses never end")
+
+
+class Patience:
+    """Waits for what a policy's learner needs, counts failed tries, and knows what is waited for."""
+
+    def __init__(self, policy: str) -> None:
+        self._policy = policy
+        self.stop = asyncio.Event()
+        self.waiting_for: str | None = None
+
+    async def __call__(
+        self,
+        what: str,
+        attempt: Callable[[], Awaitable[T]],
+        on: type[Exception],
+        *,
+        deadline_s: float | None = None,
+    ) -> T:
+        """The result of ``attempt`` once it does not fail with ``on``; see ``patiently``."""
+
+        def failed(why: str | None) -> None:
+            self.waiting_for = why
+            if why:
+                metrics.RETRIES.labels(self._policy, what).inc()
+
+        return await patiently(what, attempt, on=(on,), stop=self.stop, failed=failed, deadline_s=deadline_s)
