@@ -102,15 +102,11 @@ class Learner:
     async def _begin(self) -> None:
         """From the newest committed step, or the registry's newest version and the beginning of the log."""
         await self._patience("database", self._migrate, DatabaseUnreachable)
-        versions, checkpoint = self._versions, await self._versions.last()
-        if checkpoint:
-            await versions.resume(checkpoint)
-            make = self._trainers.resume
-            log.info("resumed", step=checkpoint.step, version=versions.newest, offsets=checkpoint.offsets)
-        else:
-            await versions.start()
-            make = self._trainers.begin
-        self._trainer = await self._on_torch(lambda: make(versions.folder, versions.base))
+        versions, trainers = self._versions, self._trainers
+        checkpoint = await versions.last()
+        await (versions.resume(checkpoint) if checkpoint else versions.start())
+        begin = trainers.resume if checkpoint else trainers.begin
+        self._trainer = await self._on_torch(lambda: begin(versions.folder, versions.base))
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
         await versions.clean()
         self._show_progress()

@@ -84,6 +84,7 @@ class Versions:
             await self._register(checkpoint)
         else:
             self.newest = checkpoint.version
+        log.info("resumed", step=checkpoint.step, version=self.newest, offsets=checkpoint.offsets)
 
     async def clean(self) -> None:
         """Delete what a crash left behind."""
