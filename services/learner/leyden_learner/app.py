@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
 import httpx
 
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.learner import Learner
-from leyden_learner.ports import TrainingPolicy
+from leyden_learner.ports import TrainerFactory, TrainingPolicy
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import SCHEMA, CheckpointRepository
 from leyden_learner.settings import LearnerSettings
+from leyden_learner.verl_backend.factory import VerlTrainers
 from leyden_platform.database import create_engine, migrate
 from leyden_platform.messaging import LogReader
 from leyden_platform.service import Component
@@ -35,6 +37,17 @@ class TorchTrainers:
         from leyden_learner.trainer import Trainer
 
         return Trainer.resume(self.settings, checkpoint, reference)
+
+
+def trainers_of(settings: LearnerSettings) -> TrainerFactory:
+    """Those of the backend that the settings name. Raises ``VerlMissing``."""
+    match settings.backend:
+        case "torch":
+            return TorchTrainers(settings)
+        case "verl":
+            return VerlTrainers(settings)
+        case never:
+            assert_never(never)
 
 
 async def build(settings: LearnerSettings) -> Sequence[Component]:
@@ -64,6 +77,6 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
         registry=RegistryClient(http),
         store=store,
         open_reader=open_reader,
-        trainers=TorchTrainers(settings),
+        trainers=trainers_of(settings),
         resources=resources,
     )

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from leyden_learner.recipes import RECIPES, Recipe
 from leyden_learner.recipes.base import Aggregation, Loss
+from leyden_learner.verl_backend.refusals import refusal
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
 from leyden_schemas import Topics
 from leyden_schemas.base import Name
@@ -67,6 +68,11 @@ class LearnerSettings(ServiceSettings):
         default=4, ge=0, description="Versions between the one that sampled a rollout and the newest."
     )
 
+    backend: Literal["torch", "verl"] = Field(
+        default="torch",
+        description="What computes a step: this package on torch, or verl's FSDP engine and losses "
+        "(extra verl).",
+    )
     max_steps: int = Field(default=0, ge=0, description="Stop training after this many steps; 0 is never.")
     epochs: int = Field(default=1, ge=1, description="Passes over a batch, each with an optimizer step.")
     micro_batch_tokens: int = Field(
@@ -218,4 +224,6 @@ class LearnerSettings(ServiceSettings):
             raise ValueError(f"importance_low {self.importance_low} is not below importance_cap")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas lie in [0, 1)")
+        if self.backend == "verl" and (why := refusal(self)):
+            raise ValueError(why)
         return self
