@@ -47,10 +47,14 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target
     python requirements.py registry > requirements.txt \
     && pip install --requirement requirements.txt --constraint constraints.txt
 
+# LEARNER_EXTRA=verl LEARNER_CONSTRAINTS=constraints-verl.txt adds the verl backend.
 FROM environment AS learner-environment
+ARG LEARNER_EXTRA
+ARG LEARNER_CONSTRAINTS=constraints.txt
+COPY constraints-verl.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python requirements.py learner > requirements.txt \
-    && pip install --requirement requirements.txt --constraint constraints.txt
+    python requirements.py "${LEARNER_EXTRA:-learner}" > requirements.txt \
+    && pip install --requirement requirements.txt --constraint "${LEARNER_CONSTRAINTS}"
 
 FROM environment AS inference-environment
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \

@@ -9,7 +9,6 @@ CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
 VERL_VENV ?= .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
-VERL := verl transformers uvicorn fastapi cachetools pyzmq msgspec pytest
 
 .PHONY: help install demo test test-clients test-verl check format contracts dashboards bench-gateway bench-credit bench-streams clean
 
@@ -41,15 +40,16 @@ $(CLIENTS_STAMP): constraints-clients.txt
 test-clients: $(STAMP) $(CLIENTS_STAMP) ## Call the gateway with the real client libraries, in .venv-clients
 	LEYDEN_CLIENTS_PYTHON=$(abspath $(CLIENTS_VENV)/bin/python) $(BIN)/python -m pytest tests/clients $(ARGS)
 
-$(VERL_STAMP): constraints-verl.txt
+$(VERL_STAMP): pyproject.toml constraints-verl.txt
 	$(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=24'
 	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt torch
-	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt $(VERL)
+	$(VERL_VENV)/bin/python -m pip install --quiet --constraint constraints-verl.txt --editable '.[verl]' pytest
 	@touch $@
 
-test-verl: $(VERL_STAMP) ## Check the learner's objective against verl's, in .venv-verl
-	PYTHONPATH=services/learner $(VERL_VENV)/bin/python -m pytest --config-file=tests/verl/pytest.ini --noconftest tests/verl $(ARGS)
+test-verl: $(STAMP) $(VERL_STAMP) ## The learner on verl: its losses, its steps and its service against our own, in .venv-verl
+	$(VERL_VENV)/bin/python -m pytest --config-file=tests/verl/pytest.ini --noconftest tests/verl $(ARGS)
+	LEYDEN_VERL_PYTHON=$(abspath $(VERL_VENV)/bin/python) $(BIN)/python -m pytest tests/verl_service $(ARGS)
 
 check: $(STAMP) ## Lint, check formatting, types and the import rules
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The learner's two backends on the same samples: the same steps, and checkpoints that either goes on with."""
+"""The two backends on the same samples: the same steps, and checkpoints that either goes on with."""
 
 from pathlib import Path
 from typing import Any

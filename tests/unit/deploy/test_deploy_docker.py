@@ -53,7 +53,7 @@ def test_an_unknown_extra_is_an_error(project: dict[str, Any]) -> None:
 def test_every_target_of_the_dockerfile_installs_an_extra_that_exists(project: dict[str, Any]) -> None:
     """And torch enters the two images that need it, no other."""
     dockerfile = (ROOT / "Dockerfile").read_text()
-    extras = re.findall(r"python requirements\.py (\w+)", dockerfile)
+    extras = re.findall(r"python requirements\.py (?:\"\$\{\w+:-)?(\w+)", dockerfile)
     needed = {extra: load("requirements").requirements(project, extra) for extra in extras}
     with_torch = {extra for extra, found in needed.items() if any(line.startswith("torch") for line in found)}
     assert with_torch == {"learner", "inference"}

@@ -1,7 +1,7 @@
 """Makes trainers on verl. Free of torch and verl: that the package is missing is told at start."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ class VerlTrainers:
 
     def __post_init__(self) -> None:
         """Raises ``VerlMissing``."""
-        if missing := [name for name in _NEEDS if find_spec(name) is None]:
+        if missing := [name for name in _NEEDS if not _installed(name)]:
             raise VerlMissing(
-                f"LEYDEN_LEARNER_BACKEND=verl needs {', '.join(missing)}: install leyden[learner,verl] "
+                f"LEYDEN_LEARNER_BACKEND=verl needs {', '.join(missing)}: install leyden[verl] "
                 "with the versions of constraints-verl.txt, in an environment of its own, or choose torch"
             )
 
@@ -42,3 +42,11 @@ class VerlTrainers:
         from leyden_learner.verl_backend.trainer import VerlTrainer
 
         return VerlTrainer.resume(self.settings, checkpoint, reference)
+
+
+def _installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True

@@ -122,4 +122,4 @@ def prepare(device: torch.device) -> None:
         os.environ["VERL_ENGINE_DEVICE"] = "cuda"
     if not dist.is_initialized():
         backend = get_platform().communication_backend_name()
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]

@@ -208,12 +208,13 @@ class VerlTrainer:
         from transformers import AutoModelForCausalLM, GenerationConfig
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         state = {
             name.removeprefix(_PEFT_PREFIX): whole(value).cpu()
             for name, value in lora.merged(self._engine.module).items()
         }
+        empty: Any = AutoModelForCausalLM
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self._engine.model_config.hf_config, dtype=torch.float32)
-        model.generation_config = GenerationConfig()
+            model = empty.from_config(self._engine.model_config.hf_config, dtype=torch.float32)
+        model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
         model.save_pretrained(folder, state_dict=state)
