@@ -1,6 +1,8 @@
 # The commands of the README and of CI. `make help` lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+# Every test file has a broker of its own, unless LEYDEN_TEST_KAFKA names one for all.
+WORKERS ?= $(if $(LEYDEN_TEST_KAFKA),0,logical)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -29,7 +31,7 @@ demo: $(STAMP) ## Start everything, watch the calculator agent get better, write
 	$(BIN)/leyden demo $(ARGS)
 
 test: $(STAMP) ## Run the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 $(CLIENTS_STAMP): constraints-clients.txt
 	$(PYTHON) -m venv $(CLIENTS_VENV)

@@ -1,5 +1,6 @@
 """The command line: help worth reading, and errors that are one sentence with a remedy."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -184,6 +185,7 @@ def test_down_removes_a_stack_and_nothing_else(leyden: Leyden, tmp_path: Path) -
 
 def test_the_shell_completes() -> None:
     command = [sys.executable, "-m", "leyden.cli", "--show-completion", "bash"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    named = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=named)
     assert result.returncode == 0
     assert "complete" in result.stdout
