@@ -6,13 +6,14 @@ they have, as it is for inference servers, else double. JSON stays JSON.
 """
 
 import struct
+import threading
 from array import array
 from collections.abc import Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-import cramjam
 import msgspec
+import zstandard
 from pydantic_core import from_json, to_json
 
 from leyden_schemas import JsonObject, Step
@@ -81,14 +82,25 @@ def unpack(packed: bytes) -> Unpacked:
     return Unpacked(_from_planes(pieces[0]), _from_planes(pieces[1]), logprobs, *pieces[3:])
 
 
+class _Zstd(threading.local):
+    """One of each for every thread: making one costs as much as compressing a step."""
+
+    def __init__(self) -> None:
+        self.compressor = zstandard.ZstdCompressor(level=_LEVEL)
+        self.decompressor = zstandard.ZstdDecompressor()
+
+
+_ZSTD = _Zstd()
+
+
 def squeezed(raw: bytes) -> bytes:
-    """Fewer bytes that say the same."""
-    return bytes(cramjam.zstd.compress(raw, _LEVEL))
+    """Fewer bytes that say the same; a copy, because the original is cut from a longer piece of memory."""
+    return bytes(memoryview(_ZSTD.compressor.compress(raw)))
 
 
 def expanded(packed: bytes) -> bytes:
     """What was squeezed."""
-    return bytes(cramjam.zstd.decompress(packed))
+    return _ZSTD.decompressor.decompress(packed)
 
 
 def value(text: bytes) -> Any:
