@@ -24,7 +24,7 @@ from leyden_platform.conversation.requests import (
 from leyden_platform.conversation.spans import Spans
 from leyden_platform.conversation.values import Call, Outcome, Result, Turn
 from leyden_platform.dialects.messages_arguments import json_object
-from leyden_schemas import CompletionStatus, Step
+from leyden_schemas import CompletionStatus, JsonObject, Step
 
 LOOK_AHEAD = 8
 """How many later steps of the same agent are searched for what a step led to."""
@@ -38,10 +38,11 @@ _END_OF_THOUGHT = "</think>"
 
 def turns(steps: Sequence[Step]) -> list[Turn]:
     """One turn per step, in order."""
-    conversations = [conversation_of(step.request) for step in steps]
+    requests = [step.request for step in steps]  # each is put together when it is asked for: once
+    conversations = list(map(conversation_of, requests))
     offered = _Offered()
     return [
-        _turn(step, conversations[t], [conversations[k] for k in following], offered)
+        _turn(step, requests[t], conversations[t], [conversations[k] for k in following], offered)
         for t, (step, following) in enumerate(zip(steps, _following(steps), strict=True))
     ]
 
@@ -63,16 +64,22 @@ class _Offered:
     def __init__(self) -> None:
         self._read: dict[int, Mapping[str, Mapping[str, Any]] | None] = {}
 
-    def of(self, step: Step) -> Mapping[str, Mapping[str, Any]] | None:
-        shared = step.request.get("tools")
+    def of(self, request: JsonObject) -> Mapping[str, Mapping[str, Any]] | None:
+        shared = request.get("tools")
         if shared is None:
-            return tools_of(step.request)
+            return tools_of(request)
         if id(shared) not in self._read:
-            self._read[id(shared)] = tools_of(step.request)
+            self._read[id(shared)] = tools_of(request)
         return self._read[id(shared)]
 
 
-def _turn(step: Step, conversation: Sequence[Any], later: Sequence[Sequence[Any]], offered: _Offered) -> Turn:
+def _turn(
+    step: Step,
+    request: JsonObject,
+    conversation: Sequence[Any],
+    later: Sequence[Sequence[Any]],
+    offered: _Offered,
+) -> Turn:
     told = answer_of(step.response) if step.status is CompletionStatus.OK else None
     answer, spans = told or _NOTHING, Spans(step.terms)
     calls = _calls(answer, conversation, later, spans)
@@ -85,8 +92,8 @@ def _turn(step: Step, conversation: Sequence[Any], later: Sequence[Sequence[Any]
         refused=answer.refused,
         finish_reason=step.finish_reason or answer.finish_reason,
         tokens=len(step.token_ids) or sampled_tokens(step.response),
-        tools=offered.of(step),
-        limit=limit_of(step.request),
+        tools=offered.of(request),
+        limit=limit_of(request),
         serving_s=_serving_s(step),
         state=spans.state or _state(conversation),
         reaction=_reaction(conversation, later),

@@ -73,7 +73,7 @@ class Shaping:
             return Shaped(list(steps), capped=False)
         conversation = turns(steps) if self._rules else []
         found = [*((rule, rule.measure(conversation)) for rule in self._rules), *measured]
-        habits = [(_Habit(rule, self._weight(rule)), values) for rule, values in found]
+        habits = [(_Habit(rule, self._weight(rule)), values) for rule, values in found if any(values)]
         budgets = _Budgets(self._cap, fading=_fading(final, self._goal))
         shaped = [
             _with_terms(
