@@ -281,7 +281,7 @@ class Assembly:
 
     def _closing(self, rollout: _Open, trajectory: Trajectory) -> Iterator[Closed]:
         del self._open[trajectory.rollout_id]
-        signals = rollout.content.signals()
+        signals, nbytes = rollout.content.signals(), rollout.content.nbytes
         closed = ClosedRollout(
             rollout.offset,
             trajectory.finished_at,
@@ -292,7 +292,7 @@ class Assembly:
             closed.content, closed.trajectory = rollout.content, trajectory
         self._closed.add(trajectory.rollout_id, closed)
         if not rollout.ghost:
-            yield Closed(rollout.offset, trajectory, signals)
+            yield Closed(rollout.offset, trajectory, signals, nbytes)
 
 
 def _finished(rollout: _Open, event: RolloutFinished, waiting_share: float) -> Trajectory:

@@ -119,7 +119,7 @@ class ClosedRollouts:
             "steps": part.content.steps(),
         }
         revised = part.trajectory.model_copy(update=changes)
-        return Closed(offset, revised, part.content.signals())
+        return Closed(offset, revised, part.content.signals(), part.content.nbytes)
 
     def _about(self, event: SignalRecorded) -> ClosedRollout | Dropped:
         parts = [part for part in self._parts.get(event.rollout_id, ()) if part.content is not None]

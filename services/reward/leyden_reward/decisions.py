@@ -62,6 +62,8 @@ class Closed:
     offset: int
     trajectory: Trajectory
     signals: tuple[RewardTerm, ...] = ()
+    nbytes: int = 0
+    """How much was held of it, packed."""
 
 
 @dataclass(frozen=True, slots=True)

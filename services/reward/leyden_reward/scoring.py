@@ -1,12 +1,14 @@
 """What a closed trajectory is worth: its final reward and intermediate terms, or why that cannot be told."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import structlog
 
 from leyden_reward import metrics
 from leyden_reward.air.own import OwnRules
 from leyden_reward.air.shaping import Shaping
+from leyden_reward.beside import beside, is_long
 from leyden_reward.decisions import Closed
 from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
 from leyden_reward.rewards.grading import Grader, Grades
@@ -36,19 +38,20 @@ class Scoring:
         trajectory = closed.trajectory
         if trajectory.status is TrajectoryStatus.EXCLUDED:
             return trajectory
-        return await self._judged(trajectory, await self._final(closed), closed.signals)
+        long = is_long(len(trajectory.steps), closed.nbytes)
+        return await self._judged(trajectory, await self._final(closed), closed.signals, long=long)
 
     async def settle(self, trajectory: Trajectory, ranked: Grades) -> Trajectory:
         """The same for a rollout that waited for the others of its group, with its signals in ``final``."""
         judged = await self._grader.grade(trajectory, {"ruler": ranked})
-        return await self._judged(trajectory, judged, trajectory.final)
+        return await self._judged(trajectory, judged, trajectory.final, long=is_long(len(trajectory.steps)))
 
     async def _judged(
-        self, trajectory: Trajectory, judged: Verdict, signals: Sequence[RewardTerm]
+        self, trajectory: Trajectory, judged: Verdict, signals: Sequence[RewardTerm], *, long: bool
     ) -> Trajectory:
         match judged:
             case Graded(terms, by):
-                return await self._scored(trajectory, (*terms, *signals), by)
+                return await self._scored(trajectory, (*terms, *signals), by, long=long)
             case Refused(reason, text):
                 return excluded(trajectory, reason, text)
 
@@ -60,12 +63,15 @@ class Scoring:
         feedback = FeedbackReward(closed.signals, self._scales)
         return await self._grader.grade(trajectory, {REWARD: feedback})
 
-    async def _scored(self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str) -> Trajectory:
+    async def _scored(
+        self, trajectory: Trajectory, final: tuple[RewardTerm, ...], by: str, *, long: bool
+    ) -> Trajectory:
         if not by:
             return trajectory.model_copy(update={"final": list(final)})
         measured = await self._own_rules.measure(trajectory) if self._own_rules else ()
         reward = sum(term.weighted for term in final)
-        shaped = self._shaping.shape(trajectory.steps, final=reward, measured=measured)
+        shape = partial(self._shaping.shape, trajectory.steps, final=reward, measured=measured)
+        shaped = await beside(shape, long=long)
         metrics.AIR_CAPPED.inc(shaped.capped)
         return trajectory.model_copy(update={"steps": shaped.steps, "final": list(final), "scored_by": by})
 

@@ -1,15 +1,21 @@
 """The processor: scores in the background, keeps its offsets open until published, survives bad luck."""
 
 import asyncio
-from collections.abc import Callable
+import random
+import string
+import threading
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
 from prometheus_client import REGISTRY
 
 from leyden_platform.clock import ManualClock
+from leyden_platform.conversation import Turn
 from leyden_platform.messaging import MemoryPublisher, Partition, PublishFailed, Record, Rejected
-from leyden_platform.testing.rollouts import EPOCH, Rollout, answer, make_task
+from leyden_platform.testing.rollouts import EPOCH, Rollout, answer, call, make_task
+from leyden_reward.air.rule import Rule
+from leyden_reward.air.rules import RULES
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
@@ -70,14 +76,19 @@ class FlakyPublisher(MemoryPublisher):
 class Bench:
     """A processor with everything around it under control."""
 
-    def __init__(self, publisher: MemoryPublisher | None = None, max_pending: int = 1_000) -> None:
+    def __init__(
+        self,
+        publisher: MemoryPublisher | None = None,
+        max_pending: int = 1_000,
+        shaping: Shaping | None = None,
+    ) -> None:
         self.publisher = publisher or MemoryPublisher()
         self.workers = FakeWorkers()
         self.clock = ManualClock(EPOCH)
         self.offset = 0
         self.processor = RewardProcessor(
             assembly=Assembly(grace_s=5.0, signal_weights={"thumb": 0.25}),
-            scoring=Scoring(Grader(self.workers), Shaping(cap=0.25), failed_reward=-1.0),
+            scoring=Scoring(Grader(self.workers), shaping or Shaping(cap=0.25), failed_reward=-1.0),
             publisher=self.publisher,
             clock=self.clock,
             max_pending=max_pending,
@@ -258,6 +269,45 @@ async def test_reading_pauses_while_too_much_is_being_scored() -> None:
     await third
     await bench.processor.drain()
     assert len(bench.trajectories) == 3
+
+
+async def test_a_rollout_of_2000_steps_keeps_no_other_waiting() -> None:
+    """Its rules are not done before the other rollout is published, and the loop is free meanwhile."""
+    others_published = threading.Event()
+
+    def patient(turns: Sequence[Turn]) -> list[float]:
+        assert len(turns) == 1 or others_published.wait(30), "the event loop was held"
+        return [1.0] * len(turns)
+
+    rule = Rule("patient", patient, weight=-0.1, at_most=1, per="step", sees="", why="")
+    bench, hostile, other = Bench(shaping=Shaping(cap=0.25, rules=[*RULES, rule])), Rollout(), Rollout()
+    calls = [hostile.completion(response=answer("", [call(arguments=str(n))])) for n in range(2_000)]
+    await bench.feed(hostile.started(), *calls, hostile.finished("4"))
+    await bench.story(other)
+    await until(lambda: bool(bench.trajectories))
+    others_published.set()
+    await bench.processor.drain()
+    first, last = bench.trajectories
+    assert (first.rollout_id, last.rollout_id) == (other.rollout_id, hostile.rollout_id)
+    assert len(last.steps) == 2_000
+    assert [term.name for term in last.steps[0].terms][-1] == "patient"
+
+
+async def test_a_rollout_of_few_long_steps_keeps_no_other_waiting_either() -> None:
+    hostile = Rollout()
+    where: list[str] = []
+
+    def noted(turns: Sequence[Turn]) -> list[float]:
+        where.append(threading.current_thread().name)
+        return [0.0] * len(turns)
+
+    rule = Rule("noted", noted, weight=0.1, at_most=1, per="step", sees="", why="")
+    bench = Bench(shaping=Shaping(cap=0.25, rules=[rule]))
+    noise = "".join(random.Random(1).choices(string.ascii_letters, k=500_000))
+    await bench.feed(hostile.started(), hostile.completion(response=answer(noise)), hostile.finished("4"))
+    await bench.story(Rollout())
+    await bench.processor.drain()
+    assert sorted(name.startswith("long-rollouts") for name in where) == [False, True]
 
 
 async def test_closing_drops_what_is_open_and_publishes_nothing_more() -> None:

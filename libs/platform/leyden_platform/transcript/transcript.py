@@ -123,10 +123,10 @@ class Transcript:
         return reader
 
     def steps(self) -> list[Step]:
-        """The steps, each put together when its parts are asked for."""
-        reader = self.whole()
-        view = reader.parts
-        assert isinstance(view, _View)
+        """The steps, each put together when its parts are asked for. They share a reader of their own, so
+        that they may be looked at in another thread."""
+        view = _View(self._steps)
+        reader = Whole(view)
         return [WholeStep.read(view.opened(index).light, reader, index) for index in range(len(self))]
 
 
