@@ -11,19 +11,17 @@ from leyden_inference.architecture import Architecture, read_json
 from leyden_inference.chat import ChatTemplate, chat_template
 from leyden_inference.decoder import Decoder
 from leyden_inference.errors import LoadFailed, UnsupportedModel
+from leyden_inference.probing import answers
+from leyden_inference.published import published_path, verified
 from leyden_inference.text import Tokenizer
 from leyden_inference.weights import fuse, read_tensors
-from leyden_platform.artifacts import (
-    IncompleteArtifact,
-    UnsupportedArtifact,
-    artifact_path,
-    chat_template_digest,
-    tokenizer_digest,
-    verify_artifact,
-)
+from leyden_platform.artifacts import chat_template_digest, tokenizer_digest
+from leyden_platform.probe import Probe, distance
 from leyden_schemas import ModelPublished, WeightsKind
 
 _KEPT_TEXTS = 4
+_PROBE_TOLERANCE = 1e-2
+"""Far above what two fp32 implementations differ by, far below what other weights answer; in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +52,20 @@ class Loader:
     def load_published(self, message: ModelPublished) -> LoadedModel:
         """Load what the registry announced, after checking that it is complete and the same bytes.
 
-        Raises ``LoadFailed`` with reason missing, empty, truncated, malformed, digest or unsupported.
+        Raises ``LoadFailed`` with reason missing, empty, truncated, malformed, digest, unsupported or probe.
         """
         if message.kind is not WeightsKind.FULL:
             raise LoadFailed("unsupported", f"{message.kind} weights; the built-in engine loads full weights")
-        try:
-            folder = artifact_path(message.artifact)
-        except UnsupportedArtifact as error:
-            raise LoadFailed("unsupported", str(error)) from None
-        return self.load_folder(folder, message.digest)
+        return self.load_folder(published_path(message), message.digest)
 
     def load_folder(self, folder: Path, digest: str | None = None) -> LoadedModel:
         """Load a folder, whose digest must be ``digest`` when that is given. Raises ``LoadFailed``."""
         began = time.perf_counter()
         try:
-            found = verify_artifact(folder)
-            if digest and found != digest:
-                raise LoadFailed("digest", f"{folder} has digest {found}, the registry announced {digest}")
+            probe = verified(folder, digest)
             model = self._load(folder)
-        except IncompleteArtifact as error:
-            raise LoadFailed(error.reason, f"{folder}: {error}") from None
+            if probe:
+                _compare(folder, model.decoder, probe)
         except UnsupportedModel as error:
             raise LoadFailed("unsupported", f"{folder}: {error}") from None
         except OSError as error:
@@ -106,6 +98,19 @@ class Loader:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)
         return text
+
+
+def _compare(folder: Path, decoder: Decoder, probe: Probe) -> None:
+    """What is loaded answers as whoever made the weights said. Raises ``LoadFailed`` with reason probe."""
+    if not 0 <= min(probe.token_ids) <= max(probe.token_ids) < decoder.arch.vocabulary:
+        raise LoadFailed("malformed", f"{folder}: its probe has tokens beyond the vocabulary")
+    length = min(len(probe.token_ids), decoder.context)
+    off = distance(probe.logprobs[: length - 1], answers(decoder, probe.token_ids[:length]))
+    if off > _PROBE_TOLERANCE:
+        raise LoadFailed(
+            "probe",
+            f"{folder}: its weights answer {off:.3g} nats off from what the learner's did; publish it anew",
+        )
 
 
 def _optional_json(file: Path) -> dict[str, Any]:

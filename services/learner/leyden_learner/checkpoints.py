@@ -12,6 +12,7 @@ from typing import IO
 from uuid import uuid4
 
 from leyden_platform.artifacts import TRAINER_STATE
+from leyden_platform.probe import PROBE_FILE
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 _UNFINISHED = ".unfinished-"
@@ -95,11 +96,14 @@ class CheckpointStore:
 
 
 def described_by(base: Path) -> list[Path]:
-    """The files of a model folder that are not weights."""
+    """The files of a model folder that say nothing of its weights."""
     return [
         file
         for file in sorted(base.iterdir())
-        if file.is_file() and not file.name.endswith(_WEIGHT_SUFFIXES) and not file.name.startswith(".")
+        if file.is_file()
+        and not file.name.endswith(_WEIGHT_SUFFIXES)
+        and not file.name.startswith(".")
+        and file.name != PROBE_FILE
     ]
 
 

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from leyden_learner import lora
 from leyden_learner.collate import MicroBatch
 from leyden_learner.model import TokenScores, choose_device, load_model, spare_activations, token_logprobs
+from leyden_learner.probing import probe
 from leyden_learner.settings import LearnerSettings
+from leyden_platform.probe import write_probe
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
@@ -45,8 +47,9 @@ class Policy:
             return token_logprobs(self._reference, batch).logprobs_n
 
     def save(self, folder: Path) -> None:
-        """Write weights and configuration as Hugging Face does; adapters are merged into the weights."""
+        """Write weights and configuration as Hugging Face does, and the probe; adapters are merged in."""
         self.model.save_pretrained(folder, state_dict=lora.merged(self.model))
+        write_probe(folder, probe(self.model))
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -10,8 +10,10 @@ import pytest
 
 from leyden_inference.errors import LoadFailed
 from leyden_inference.loading import Loader
+from leyden_inference.probing import computed_probe
 from leyden_platform.artifacts import verify_artifact
 from leyden_platform.clock import SystemClock
+from leyden_platform.probe import Probe, write_probe
 from leyden_schemas import ModelPublished, WeightsKind
 
 SEED = Path(__file__).parents[3] / "examples" / "calculator" / "seed"
@@ -37,6 +39,19 @@ def published(folder: Path, **changes: object) -> ModelPublished:
 def edit(folder: Path, **changes: object) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_weights_that_answer_otherwise_than_the_learners_did_are_refused(folder: Path) -> None:
+    true = computed_probe(folder)
+    write_probe(folder, true)
+    Loader().load_published(published(folder))
+    write_probe(folder, Probe(true.token_ids, tuple(value - 0.1 for value in true.logprobs)))
+    with pytest.raises(LoadFailed, match=r"0\.1 nats off") as raised:
+        Loader().load_published(published(folder))
+    assert raised.value.reason == "probe"
+    write_probe(folder, Probe((1, 100_000), (-1.0,)))
+    with pytest.raises(LoadFailed, match="beyond the vocabulary"):
+        Loader().load_published(published(folder))
 
 
 def truncate(folder: Path) -> None:
