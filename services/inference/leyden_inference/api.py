@@ -1,10 +1,9 @@
 """The HTTP interface that vLLM has: chat and text completions, models, health."""
 
-import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -13,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from leyden_inference import metrics
+from leyden_inference.bodies import read_body, unless_disconnected
 from leyden_inference.chat import normalise
 from leyden_inference.engine import Generation
 from leyden_inference.errors import RequestRefused
@@ -21,7 +21,6 @@ from leyden_inference.responses import ChatWriter, Choice, Json, TextWriter, Who
 from leyden_inference.serving import Served, Serving
 from leyden_platform.telemetry import span
 
-ResultT = TypeVar("ResultT")
 Handler = Callable[[Request], Awaitable[Response]]
 
 _DISCONNECTED = 499
@@ -152,13 +151,9 @@ class Api:
         return JSONResponse({"status": reason or "ok"}, status_code=503 if reason else 200)
 
     async def _json(self, request: Request) -> Any:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > self._max_body_bytes:
-                raise RequestRefused(f"the body is larger than {self._max_body_bytes} bytes", status=413)
+        body = await read_body(request, self._max_body_bytes)
         try:
-            return json.loads(bytes(body))
+            return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestRefused(f"the body is not JSON: {error}") from None
 
@@ -269,26 +264,6 @@ async def _text_events(
         shown[index] += len(piece.content)
     if include_usage:
         yield writer.last(sampled)
-
-
-async def unless_disconnected(receive: Receive, work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """The result of ``work``, cancelled when the client goes away. Raises ``ClientDisconnect`` then."""
-    working = asyncio.create_task(work)
-    gone = asyncio.create_task(_disconnect(receive))
-    try:
-        await asyncio.wait([working, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
-    finally:
-        gone.cancel()
-        working.cancel()
-        await asyncio.wait([working, gone])
-
-
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

@@ -1,35 +1,17 @@
-"""The composition root: engine, follower and HTTP server."""
+"""The composition root. What an engine needs is imported with it: driving vLLM needs no torch."""
 
-import asyncio
-import sys
 from collections.abc import Sequence
 
-from leyden_inference.api import Api
-from leyden_inference.batch import BatchLimits
-from leyden_inference.engine import Engine
-from leyden_inference.follower import Follower
-from leyden_inference.loading import Loader
-from leyden_inference.serving import Serving
 from leyden_inference.settings import InferenceSettings
-from leyden_platform.http import HttpServer
 from leyden_platform.service import Component
-
-_SWITCH_INTERVAL_S = 0.0005
-"""How long the event loop may keep the interpreter from the engine's thread, which asks for it often."""
 
 
 async def build(settings: InferenceSettings) -> Sequence[Component]:
-    """Load the folders that the settings name; raises ``LoadFailed`` when one cannot be served."""
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    limits = BatchLimits(settings.max_batch, settings.prefill_tokens, settings.prefix_cache_tokens)
-    engine = Engine(limits, max_queue=settings.max_queue, threads=settings.torch_threads)
-    serving, loader = Serving(engine), Loader(settings.context)
-    for folder in settings.models:
-        serving.add(folder.name, await asyncio.to_thread(loader.load_folder, folder.path))
-    api = Api(serving, max_body_bytes=settings.max_body_bytes)
-    http = HttpServer(
-        "api", api.app(), settings.host, settings.port, drain_timeout_s=settings.drain_timeout_s
-    )
-    http.bind()
-    following: list[Component] = [Follower(settings, serving, loader)] if settings.follow else []
-    return [engine, *following, http]
+    """The service over the engine that the settings choose. Raises ``LoadFailed``."""
+    if settings.engine == "vllm":
+        from leyden_inference.vllm.build import build_vllm
+
+        return await build_vllm(settings)
+    from leyden_inference.build import build_torch
+
+    return await build_torch(settings)

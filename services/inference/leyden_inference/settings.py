@@ -1,8 +1,9 @@
 """Settings of the inference service."""
 
 from pathlib import Path
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import ServiceSettings
@@ -17,6 +18,73 @@ class ModelFolder(BaseModel):
     path: Path = Field(description="Hugging Face folder.")
 
 
+class VllmSettings(BaseModel):
+    """``LEYDEN_INFERENCE_VLLM__…``: how servers of vLLM are started, found and given new weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: list[str] = Field(
+        default=["vllm", "serve"],
+        min_length=1,
+        description="Program that starts a server, as a JSON list; folder and options are appended.",
+    )
+    args: list[str] = Field(
+        default=["--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
+        description="More options of a started server, as a JSON list.",
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="More environment of a started server, as a JSON object."
+    )
+    engines: int = Field(default=1, ge=1, le=64, description="Servers to start.")
+    urls: list[str] = Field(
+        default_factory=list, description="Servers that run already, instead of starting any; base URLs."
+    )
+    aliases: list[str] = Field(
+        default=["serving", "latest"],
+        min_length=1,
+        description="Aliases whose versions are served first when there are fewer servers than versions.",
+    )
+    max_loras: int = Field(
+        default=0, ge=0, description="Adapters a server holds at once; 0 serves full weights only."
+    )
+    max_lora_rank: int = Field(default=32, ge=1, description="Largest rank of an adapter.")
+    start_timeout_s: float = Field(default=600.0, gt=0, description="Longest start of a server.")
+    max_starts: int = Field(
+        default=5, ge=1, description="Starts in a row that may fail before the service gives up."
+    )
+    swap_timeout_s: float = Field(
+        default=300.0, gt=0, description="Longest change of weights; then the server is started anew."
+    )
+    swap_drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long a change of weights waits for running completions; then they are kept over it.",
+    )
+    park_timeout_s: float = Field(
+        default=30.0, gt=0, description="Longest wait of a request for a version that is being loaded."
+    )
+    stall_timeout_s: float = Field(
+        default=600.0, gt=0, description="Longest silence of a server in the middle of an answer."
+    )
+    probe: Literal["required", "when_possible", "off"] = Field(
+        default="when_possible",
+        description="Whether a version is served that nobody can say the right answers of.",
+    )
+    probe_tolerance: float = Field(
+        default=0.1, gt=0, description="Root mean square, in nats, that answers to the probe may be off."
+    )
+    peers: list[str] = Field(
+        default_factory=list,
+        description="Base URLs of all replicas of the service, itself included, in one order everywhere.",
+    )
+    peer: int | None = Field(
+        default=None, ge=0, description="Which of the peers this is; by default its host name says so."
+    )
+    peer_wait_s: float = Field(
+        default=300.0, gt=0, description="Longest wait for other replicas' turns before going on regardless."
+    )
+
+
 class InferenceSettings(ServiceSettings):
     """``LEYDEN_INFERENCE_…``"""
 
@@ -24,6 +92,10 @@ class InferenceSettings(ServiceSettings):
         env_prefix="LEYDEN_INFERENCE_", frozen=True, extra="ignore", env_nested_delimiter="__"
     )
 
+    engine: Literal["torch", "vllm"] = Field(
+        default="torch", description="The built-in engine, or servers of vLLM that this service drives."
+    )
+    vllm: VllmSettings = Field(default_factory=VllmSettings)
     host: str = Field(default="0.0.0.0", description="Address that the HTTP API listens on.")
     port: int = Field(default=8001, ge=0, le=65535, description="Port of the HTTP API; 0 takes a free one.")
     models: list[ModelFolder] = Field(
@@ -63,3 +135,12 @@ class InferenceSettings(ServiceSettings):
     )
     reconnect_s: float = Field(default=2.0, gt=0, description="Pause before Kafka is tried again.")
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0, description="Largest request body accepted.")
+
+    @model_validator(mode="after")
+    def _one_policy_of_vllm(self) -> Self:
+        if self.engine == "vllm":
+            if self.follow and len(self.policies) != 1:
+                raise ValueError("a server of vLLM has one model: name one policy in POLICIES")
+            if not self.follow and len(self.models) != 1:
+                raise ValueError("without FOLLOW vLLM serves one folder: name it in MODELS")
+        return self
