@@ -24,6 +24,7 @@ import structlog
 from await_port import START_TIMEOUT_S, await_port
 from embedded_broker import running_broker
 from hypothesis import HealthCheck, settings
+from object_store import Bucket, environment, make_bucket, running_s3
 from pydantic import SecretStr
 from structlog._config import BoundLoggerLazyProxy
 
@@ -112,3 +113,18 @@ async def database(postgres_url: str) -> AsyncIterator[DatabaseSettings]:
         await connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     finally:
         await connection.close()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A server of objects that lives as long as the test session."""
+    with running_s3() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket of a real server with S3's interface, to which this process has the credentials."""
+    for name, value in environment(s3_endpoint).items():
+        monkeypatch.setenv(name, value)
+    return make_bucket(s3_endpoint)

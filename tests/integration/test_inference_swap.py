@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from leyden_inference.app import build
 from leyden_inference.batch import BatchLimits
 from leyden_inference.engine import Engine
+from leyden_inference.fetching import make_fetcher
 from leyden_inference.follower import Follower
 from leyden_inference.keeping import ServingKeeper
 from leyden_inference.loading import Loader
@@ -221,7 +222,7 @@ async def test_an_alias_moved_back_brings_the_older_version_back(rig: Rig) -> No
 async def test_without_its_topic_the_follower_waits_and_stops_in_time(kafka: KafkaSettings) -> None:
     settings = InferenceSettings(kafka=kafka, reconnect_s=0.1)
     engine = Engine(BatchLimits(rows=1), max_queue=1)
-    keeper = ServingKeeper(settings, Serving(engine), Loader())
+    keeper = ServingKeeper(settings, Serving(engine), Loader(), make_fetcher(settings))
     follower = Follower(settings, keeper, topic=f"missing-{uuid4().hex}")
     stop = asyncio.Event()
     running = asyncio.create_task(follower.run(stop))

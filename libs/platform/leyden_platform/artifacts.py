@@ -1,16 +1,16 @@
 """Checkpoint folders: is everything there, and which weights exactly are they.
 
-A folder is in Hugging Face format. Nothing here needs torch or safetensors: a safetensors file begins with
-the length of a JSON header (8 bytes, little endian) that says where each tensor lies, which is enough to see
-truncation.
+A folder is in Hugging Face format, on a disk or in an object store (``leyden_platform.objects``). Nothing
+here needs torch or safetensors: a safetensors file begins with the length of a JSON header (8 bytes, little
+endian) that says where each tensor lies, which is enough to see truncation.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from leyden_schemas import WeightsKind
@@ -24,7 +24,6 @@ _REQUIRED = {
 }
 _WEIGHTS = {WeightsKind.FULL: "model.safetensors", WeightsKind.LORA: "adapter_model.safetensors"}
 _MAX_HEADER_BYTES = 100_000_000
-_CHUNK_BYTES = 1 << 20
 
 
 class IncompleteArtifact(Exception):
@@ -40,6 +39,35 @@ class IncompleteArtifact(Exception):
 
 class UnsupportedArtifact(ValueError):
     """The artifact's URI is not one this release can read."""
+
+
+class Files(Protocol):
+    """The files of a checkpoint, wherever they lie."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None when there is none."""
+        ...
+
+    def begin(self, name: str, length: int | None = None) -> bytes:
+        """Its first ``length`` bytes, or all of them."""
+        ...
+
+
+class Folder:
+    """Files on a disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None when there is none."""
+        file = self._path / name
+        return file.stat().st_size if file.is_file() else None
+
+    def begin(self, name: str, length: int | None = None) -> bytes:
+        """Its first ``length`` bytes, or all of them. Raises ``OSError``."""
+        with (self._path / name).open("rb") as stream:
+            return stream.read(-1 if length is None else length)
 
 
 def artifact_path(uri: str) -> Path:
@@ -63,11 +91,16 @@ def verify_artifact(path: Path, kind: WeightsKind = WeightsKind.FULL) -> str:
     """
     if not path.is_dir():
         raise IncompleteArtifact("missing", str(path), "there is no such folder")
-    for name in _REQUIRED[kind]:
-        _json_object(path, name)
-    for name in _weight_files(path, _WEIGHTS[kind]):
-        _verify_safetensors(path, name)
+    check_complete(Folder(path), kind)
     return artifact_digest(path)
+
+
+def check_complete(files: Files, kind: WeightsKind = WeightsKind.FULL) -> None:
+    """Refuse what cannot be served for want of a file or a part of one. Raises ``IncompleteArtifact``."""
+    for name in _REQUIRED[kind]:
+        _json_object(files, name)
+    for name in _weight_files(files, _WEIGHTS[kind]):
+        _verify_safetensors(files, name)
 
 
 def artifact_digest(path: Path) -> str:
@@ -76,10 +109,20 @@ def artifact_digest(path: Path) -> str:
     Everything counts except ``trainer/``. The same as, inside the folder:
     ``find . -type f ! -path './trainer/*' -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum``
     """
-    listing = hashlib.sha256()
-    for name in sorted(_served_files(path), key=str.encode):
-        listing.update(f"{file_digest(path / name)}  {name}\n".encode())
-    return listing.hexdigest()
+    return listing_digest((name, file_digest(path / name)) for name in artifact_files(path))
+
+
+def listing_digest(files: Iterable[tuple[str, str]]) -> str:
+    """The digest of a folder with these files, each a relative path and its sha256."""
+    served = sorted((name.encode(), sha256) for name, sha256 in files if not is_trainer_state(name))
+    return hashlib.sha256(
+        b"".join(sha256.encode() + b"  " + name + b"\n" for name, sha256 in served)
+    ).hexdigest()
+
+
+def is_trainer_state(name: str) -> bool:
+    """Whether a file, by its path in the folder, is no part of what is served."""
+    return name.split("/")[0] == TRAINER_STATE
 
 
 def file_digest(file: Path) -> str:
@@ -90,34 +133,41 @@ def file_digest(file: Path) -> str:
 
 def tokenizer_digest(path: Path) -> str:
     """sha256 of ``tokenizer.json``; empty when the folder has none (an adapter)."""
-    file = path / "tokenizer.json"
-    return file_digest(file) if file.is_file() else ""
+    return text_digests(Folder(path))[0]
 
 
 def chat_template_digest(path: Path) -> str:
     """sha256 of the chat template, from its own file or the tokenizer's configuration; empty without one."""
-    file = path / "chat_template.jinja"
-    if file.is_file():
-        return file_digest(file)
-    if not (path / "tokenizer_config.json").is_file():
-        return ""
-    template = _json_object(path, "tokenizer_config.json").get("chat_template")
-    return hashlib.sha256(json.dumps(template).encode()).hexdigest() if template else ""
+    return text_digests(Folder(path))[1]
 
 
-def _served_files(path: Path) -> Iterator[str]:
+def text_digests(files: Files) -> tuple[str, str]:
+    """Those of tokenizer and chat template; see ``tokenizer_digest`` and ``chat_template_digest``."""
+
+    def digest(name: str) -> str:
+        return "" if files.size(name) is None else hashlib.sha256(files.begin(name)).hexdigest()
+
+    template = digest("chat_template.jinja")
+    if not template and files.size("tokenizer_config.json") is not None:
+        inline = _json_object(files, "tokenizer_config.json").get("chat_template")
+        template = hashlib.sha256(json.dumps(inline).encode()).hexdigest() if inline else ""
+    return digest("tokenizer.json"), template
+
+
+def artifact_files(path: Path, *, trainer: bool = False) -> Iterator[str]:
+    """Relative paths of a folder's files; those of ``trainer/`` only when asked for."""
     for folder, _subfolders, files in os.walk(path):
         inside = Path(folder).relative_to(path)
-        if inside.parts[:1] != (TRAINER_STATE,):
+        if trainer or inside.parts[:1] != (TRAINER_STATE,):
             yield from ((inside / file).as_posix() for file in files)
 
 
-def _weight_files(path: Path, single: str) -> list[str]:
+def _weight_files(files: Files, single: str) -> list[str]:
     """``single`` when it exists or there is no index, else the shards that the index names."""
     index = f"{single}.index.json"
-    if (path / single).exists() or not (path / index).exists():
+    if files.size(single) is not None or files.size(index) is None:
         return [single]
-    shards = _json_object(path, index).get("weight_map")
+    shards = _json_object(files, index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise IncompleteArtifact("malformed", index, "has no weight_map that names its shards")
     names = sorted({str(shard) for shard in shards.values()})
@@ -126,18 +176,19 @@ def _weight_files(path: Path, single: str) -> list[str]:
     return names
 
 
-def _require(path: Path, name: str) -> Path:
-    file = path / name
-    if not file.is_file():
+def _require(files: Files, name: str) -> int:
+    size = files.size(name)
+    if size is None:
         raise IncompleteArtifact("missing", name, "the file is missing")
-    if not file.stat().st_size:
+    if not size:
         raise IncompleteArtifact("empty", name, "the file is empty")
-    return file
+    return size
 
 
-def _json_object(path: Path, name: str) -> dict[str, Any]:
+def _json_object(files: Files, name: str) -> dict[str, Any]:
+    _require(files, name)
     try:
-        value = json.loads(_require(path, name).read_bytes())
+        value = json.loads(files.begin(name))
     except ValueError as error:
         raise IncompleteArtifact("malformed", name, f"not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -145,17 +196,11 @@ def _json_object(path: Path, name: str) -> dict[str, Any]:
     return value
 
 
-def _verify_safetensors(path: Path, name: str) -> None:
+def _verify_safetensors(files: Files, name: str) -> None:
     """Header readable, and the file exactly as long as the tensors it lists."""
-    file = _require(path, name)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header_bytes = int.from_bytes(stream.read(8), "little")
-        if size < 8 or header_bytes > size - 8:
-            raise IncompleteArtifact("truncated", name, f"ends after {size} bytes, inside its header")
-        if header_bytes > _MAX_HEADER_BYTES:
-            raise IncompleteArtifact("malformed", name, "not a safetensors file")
-        expected = 8 + header_bytes + _data_bytes(name, stream.read(header_bytes))
+    size = _require(files, name)
+    header_bytes = header_length(name, size, files.begin(name, 8))
+    expected = 8 + header_bytes + _data_bytes(name, files.begin(name, 8 + header_bytes)[8:])
     if size < expected:
         raise IncompleteArtifact(
             "truncated", name, f"has {size} of the {expected} bytes its header describes"
@@ -164,6 +209,16 @@ def _verify_safetensors(path: Path, name: str) -> None:
         raise IncompleteArtifact(
             "malformed", name, f"has {size - expected} bytes more than its header describes"
         )
+
+
+def header_length(name: str, size: int, beginning: bytes) -> int:
+    """Bytes of a safetensors file's JSON header, from its first eight. Raises ``IncompleteArtifact``."""
+    header_bytes = int.from_bytes(beginning[:8], "little")
+    if size < 8 or header_bytes > size - 8:
+        raise IncompleteArtifact("truncated", name, f"ends after {size} bytes, inside its header")
+    if header_bytes > _MAX_HEADER_BYTES:
+        raise IncompleteArtifact("malformed", name, "not a safetensors file")
+    return header_bytes
 
 
 def _data_bytes(name: str, header: bytes) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from leyden_inference.api import Api
 from leyden_inference.batch import BatchLimits
 from leyden_inference.engine import Engine
+from leyden_inference.fetching import make_fetcher
 from leyden_inference.follower import Follower
 from leyden_inference.keeping import ServingKeeper
 from leyden_inference.loading import Loader
@@ -33,6 +34,8 @@ async def build_torch(settings: InferenceSettings) -> Sequence[Component]:
     )
     http.bind()
     following: list[Component] = (
-        [Follower(settings, ServingKeeper(settings, serving, loader))] if settings.follow else []
+        [Follower(settings, ServingKeeper(settings, serving, loader, make_fetcher(settings)))]
+        if settings.follow
+        else []
     )
     return [engine, *following, http]

@@ -8,6 +8,7 @@ import structlog
 
 from leyden_inference import metrics
 from leyden_inference.errors import LoadFailed
+from leyden_inference.fetching import Fetcher
 from leyden_inference.loading import Loader
 from leyden_inference.serving import Serving
 from leyden_inference.settings import InferenceSettings
@@ -23,9 +24,12 @@ class ServingKeeper:
     A version that cannot be loaded is logged, counted by reason and tried again later; what is served stays.
     """
 
-    def __init__(self, settings: InferenceSettings, serving: Serving, loader: Loader) -> None:
+    def __init__(
+        self, settings: InferenceSettings, serving: Serving, loader: Loader, fetcher: Fetcher
+    ) -> None:
         self.announced = serving.announced
-        self._settings, self._serving, self._loader = settings, serving, loader
+        self._settings, self._serving = settings, serving
+        self._loader, self._fetcher = loader, fetcher
         self._failed: dict[str, tuple[ModelPublished, float]] = {}
         self._held: set[str] = set()
         self._unwanted: dict[str, float] = {}
@@ -47,7 +51,8 @@ class ServingKeeper:
         if name in self._serving.names or (failed == message and time.monotonic() < retry_at):
             return
         try:
-            model = await asyncio.to_thread(self._loader.load_published, message)
+            local = await self._fetcher.local(message)
+            model = await asyncio.to_thread(self._loader.load_published, local)
         except LoadFailed as error:
             metrics.LOAD_FAILURES.labels(error.reason).inc()
             log.error("version_not_loaded", model=name, reason=error.reason, error=str(error))

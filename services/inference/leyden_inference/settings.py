@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from leyden_platform.objects import ObjectSettings
 from leyden_platform.settings import ServiceSettings
 
 
@@ -96,6 +97,13 @@ class InferenceSettings(ServiceSettings):
         default="torch", description="The built-in engine, or servers of vLLM that this service drives."
     )
     vllm: VllmSettings = Field(default_factory=VllmSettings)
+    objects: ObjectSettings = Field(default_factory=ObjectSettings)
+    cache_dir: Path = Field(
+        default=Path("cache"), description="Where versions from an object store are kept; one process's own."
+    )
+    cache_max_bytes: int = Field(
+        default=0, ge=0, description="Size of that folder; what was loaded longest ago goes. 0 is unbounded."
+    )
     host: str = Field(default="0.0.0.0", description="Address that the HTTP API listens on.")
     port: int = Field(default=8001, ge=0, le=65535, description="Port of the HTTP API; 0 takes a free one.")
     models: list[ModelFolder] = Field(

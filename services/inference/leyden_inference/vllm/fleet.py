@@ -11,6 +11,7 @@ import structlog
 
 from leyden_inference import metrics as service_metrics
 from leyden_inference.errors import LoadFailed, QueueFull, RequestRefused, UnknownModel
+from leyden_inference.fetching import make_fetcher
 from leyden_inference.settings import InferenceSettings
 from leyden_inference.versions import Announced, resolve
 from leyden_inference.vllm import metrics
@@ -69,7 +70,8 @@ class Fleet:
     async def run(self, stop: asyncio.Event) -> None:
         """Tend every server until ``stop``, then end them. Raises what makes one hopeless."""
         assert self.turns is not None
-        tenders = [Tender(self, engine, self.turns, self._settings) for engine in self.engines]
+        fetcher = make_fetcher(self._settings)
+        tenders = [Tender(self, engine, self.turns, self._settings, fetcher) for engine in self.engines]
         tasks = [asyncio.create_task(tender.run()) for tender in tenders]
         stopping = asyncio.create_task(stop.wait())
         try:

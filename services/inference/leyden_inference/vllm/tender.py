@@ -7,6 +7,7 @@ from typing import Protocol
 import structlog
 
 from leyden_inference.errors import InferenceError, LoadFailed
+from leyden_inference.fetching import Fetcher
 from leyden_inference.settings import InferenceSettings
 from leyden_inference.vllm import metrics
 from leyden_inference.vllm.client import ServerFailed
@@ -59,8 +60,11 @@ class Planner(Protocol):
 class Tender:
     """The one who changes a server. Runs until cancelled."""
 
-    def __init__(self, planner: Planner, engine: Engine, turns: Turns, settings: InferenceSettings) -> None:
-        self._planner, self._engine, self._turns, self._settings = planner, engine, turns, settings
+    def __init__(
+        self, planner: Planner, engine: Engine, turns: Turns, settings: InferenceSettings, fetcher: Fetcher
+    ) -> None:
+        self._planner, self._engine, self._turns = planner, engine, turns
+        self._settings, self._fetcher = settings, fetcher
         self._failures = 0
         self._silent = 0
 
@@ -154,7 +158,7 @@ class Tender:
     async def _verified(self, message: ModelPublished) -> Verified | None:
         """The version once its files are known to be right; None, and refused, when they are not."""
         try:
-            return await verify(message, self._settings.vllm.probe)
+            return await verify(await self._fetcher.local(message), self._settings.vllm.probe)
         except LoadFailed as error:
             self._planner.refuse(message, error)
             return None
