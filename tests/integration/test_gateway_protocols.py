@@ -23,6 +23,7 @@ from protocols import (
     events_of,
     stage,
 )
+from starlette.responses import JSONResponse
 from vllm_stub import FIRST_ID, PROMPT_IDS
 from vllm_text import VECTOR
 
@@ -47,6 +48,14 @@ CALL_IDS = [FIRST_ID + i for i in range(7)]
 KEY = "sk-shop-0123456789"
 EMBEDDINGS = Dialect(
     Protocol.CHAT, "/embeddings", {"model": "m", "input": ["x", "y"]}, said=str, piece=str, acts=bool
+)
+COUNTING = Dialect(
+    Protocol.MESSAGES,
+    "/messages/count_tokens",
+    {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+    said=str,
+    piece=str,
+    acts=bool,
 )
 TRANSLATED = [RESPONSES, MESSAGES]
 
@@ -300,6 +309,37 @@ async def test_embeddings_by_the_client_library(on: Stage) -> None:
     async with on.gateway.client(on.gateway.claims()) as client:
         found = await client.embeddings.create(model="m", input="x")
     assert found.data[0].embedding == VECTOR
+
+
+# Counting tokens
+
+
+async def test_tokens_are_counted_by_the_replica(on: Stage) -> None:
+    claims, tool = on.gateway.claims(), {"name": "add", "input_schema": {"type": "object"}}
+    body = {"model": "m", "system": "Be brief.", "messages": [{"role": "user", "content": "2 + 2"}]}
+    answer = await on.ask(COUNTING, claims, {**body, "tools": [tool]})
+    assert (answer.status_code, answer.json()) == (200, {"input_tokens": len(PROMPT_IDS)})
+    (asked,) = on.stub.requests
+    assert asked.keys() == {"model", "messages", "tools"}
+    assert asked["model"] == f"{on.gateway.policy}@1"
+    assert [message["role"] for message in asked["messages"]] == ["system", "user"]
+    record = await one(on, claims)
+    assert (record.protocol, record.operation, record.untrainable) == (
+        Protocol.MESSAGES,
+        "count_tokens",
+        "count_tokens",
+    )
+    assert record.response == {"input_tokens": len(PROMPT_IDS)}
+
+
+async def test_what_cannot_be_counted_is_an_error_of_the_protocol(on: Stage) -> None:
+    empty = await on.ask(COUNTING, on.gateway.claims(), {"model": "m"})
+    assert (empty.status_code, empty.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "messages" in empty.json()["error"]["message"]
+    on.stub.fail = lambda _body: JSONResponse({"tokens": []})
+    odd = await on.ask(COUNTING, on.gateway.claims())
+    assert (odd.status_code, odd.json()["type"]) == (502, "error")
+    assert "no count of tokens" in odd.json()["error"]["message"]
 
 
 # Responses

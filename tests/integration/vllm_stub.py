@@ -50,6 +50,7 @@ class VllmStub:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/completions", self.text, methods=["POST"]),
                 Route("/v1/embeddings", self.embed, methods=["POST"]),
+                Route("/tokenize", self.tokenize, methods=["POST"]),
             ]
         )
 
@@ -71,6 +72,11 @@ class VllmStub:
     async def embed(self, request: Request) -> Response:
         """Embeddings."""
         return await self._answer(request, vllm_text.embeddings, self.stream)
+
+    async def tokenize(self, request: Request) -> Response:
+        """The ids of a prompt."""
+        counted = {"count": len(PROMPT_IDS), "max_model_len": 64, "tokens": PROMPT_IDS, "token_strs": None}
+        return await self._answer(request, lambda _body: counted, self.stream)
 
     async def _answer(
         self,

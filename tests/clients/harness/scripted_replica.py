@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from vllm_wire import chat_chunks, chat_completion, embeddings, text_chunks, text_completion
+from vllm_wire import chat_chunks, chat_completion, embeddings, text_chunks, text_completion, tokenized
 
 
 @dataclass(slots=True)
@@ -57,7 +57,8 @@ class ScriptedReplica:
         """The replica's HTTP interface."""
         posts = {"chat/completions": self.chat, "completions": self.complete, "embeddings": self.embed}
         routes = [Route(f"/v1/{path}", endpoint, methods=["POST"]) for path, endpoint in posts.items()]
-        return Starlette(routes=[Route("/v1/models", self.list_models), *routes])
+        tokenize = Route("/tokenize", self.tokenize, methods=["POST"])
+        return Starlette(routes=[Route("/v1/models", self.list_models), tokenize, *routes])
 
     async def list_models(self, _request: Request) -> Response:
         """The models that are loaded."""
@@ -88,6 +89,11 @@ class ScriptedReplica:
         """``/v1/embeddings``."""
         seen = await self._see(request)
         return self._failure(seen) or _whole(seen, embeddings(seen.request))
+
+    async def tokenize(self, request: Request) -> Response:
+        """``/tokenize``."""
+        seen = await self._see(request)
+        return self._failure(seen) or _whole(seen, tokenized(seen.request))
 
     async def _see(self, request: Request) -> Seen:
         seen = Seen(request.url.path, dict(request.headers), await request.json())

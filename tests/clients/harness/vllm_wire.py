@@ -216,3 +216,8 @@ def embeddings(request: Json) -> Json:
         ],
         "usage": {**_usage(count, 0)},
     }
+
+
+def tokenized(request: Json) -> Json:
+    tokens = ids(prompt_tokens(request))
+    return {"count": len(tokens), "max_model_len": 4096, "tokens": tokens, "token_strs": None}

@@ -55,6 +55,8 @@ class Dialect:
     """Named when the answer is no completion, so that there is nothing to capture."""
     to_chat: Callable[[JsonObject], JsonObject] | None = None
     translator: Callable[[JsonObject, UUID], Translator] | None = None
+    told: Callable[[JsonObject], JsonObject] | None = None
+    """What the caller is told of an answer that is no completion; unless set, all of it."""
     error_body: Callable[[int, str, str | None], JsonObject] | None = None
     foreign_error: Callable[[int, bytes], JsonObject] | None = None
     request_id: str = "x-request-id"
@@ -144,6 +146,17 @@ def _encoded(events: list[JsonObject]) -> bytes:
 CHAT = Dialect(Spoken.CHAT, "messages", "/v1/chat/completions")
 COMPLETIONS = Dialect(Spoken.COMPLETIONS, "prompt", "/v1/completions")
 EMBEDDINGS = Dialect(Spoken.CHAT, "input", "/v1/embeddings", operation="embeddings")
+COUNT_TOKENS = Dialect(
+    Spoken.MESSAGES,
+    "messages",
+    "/tokenize",
+    operation="count_tokens",
+    to_chat=messages.to_tokenize,
+    told=messages.token_count,
+    error_body=messages.error_body,
+    foreign_error=messages.error_from_chat,
+    request_id="request-id",
+)
 RESPONSES = Dialect(
     Spoken.RESPONSES,
     "input",
@@ -168,4 +181,5 @@ ROUTES = {
     "/v1/embeddings": EMBEDDINGS,
     "/v1/responses": RESPONSES,
     "/v1/messages": MESSAGES,
+    "/v1/messages/count_tokens": COUNT_TOKENS,
 }

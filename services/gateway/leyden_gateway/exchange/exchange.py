@@ -5,6 +5,7 @@ acknowledged the record, so whatever the agent does next lies behind it on the l
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -28,7 +29,7 @@ from leyden_gateway.errors import (
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.capture import Capture, error_text
 from leyden_gateway.exchange.dialects import Dialect, Translator, plain
-from leyden_gateway.exchange.fields import NotJson, check_readable, encode, parse, parse_answer, value
+from leyden_gateway.exchange.fields import Fields, NotJson, check_readable, encode, parse, parse_answer, value
 from leyden_gateway.exchange.relay import StreamRelay
 from leyden_gateway.exchange.sse import encode_event
 from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
@@ -39,7 +40,7 @@ from leyden_gateway.routing.dispatch import Dispatcher
 from leyden_gateway.routing.externals import External, Externals
 from leyden_gateway.settings import GatewaySettings
 from leyden_gateway.upstream.client import Answer, UpstreamRefused
-from leyden_schemas import Protocol
+from leyden_schemas import JsonObject, Protocol
 
 _JSON = {"content-type": "application/json"}
 _FLOWS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -191,7 +192,10 @@ class Exchange:
             raise MalformedAnswer(f"the replica's answer: {error}") from None
         if self._dialect.operation:
             self.capture.passed(payload)
-            return Outcome(Ending.completed(), 200, headers, raw)
+            if self._dialect.told is None:
+                return Outcome(Ending.completed(), 200, headers, raw)
+            self.call.response = self._told(self._dialect.told, payload)
+            return Outcome(Ending.completed(), 200, _JSON, encode(self.call.response))
         seen = self.capture.whole(payload, prepared.wants)
         if self.capture.error is not None:
             raise UpstreamFailed(self.capture.error)
@@ -201,6 +205,13 @@ class Exchange:
             self.call.response = self._translator.whole(payload)
             return Outcome(Ending.completed(), 200, _JSON, encode(self.call.response))
         return Outcome(Ending.completed(), 200, headers, body)
+
+    @staticmethod
+    def _told(told: Callable[[JsonObject], JsonObject], payload: Fields) -> JsonObject:
+        try:
+            return told(plain(payload))
+        except ValueError as error:
+            raise MalformedAnswer(str(error)) from None
 
     async def _stream(self, answer: Answer, prepared: Prepared) -> Outcome:
         self.call.streamed = True
