@@ -65,11 +65,16 @@ def _stop(workers: Sequence["subprocess.Popen[bytes]"], drain_timeout_s: float) 
 
 def die_with_parent() -> None:
     """Ask the kernel (Linux) to end this worker when its parent ends, however that ends."""
-    parent = os.environ.get("LEYDEN_WORKER_PARENT")
-    if parent is None or not sys.platform.startswith("linux"):
+    if parent := os.environ.get("LEYDEN_WORKER_PARENT"):
+        die_with(int(parent), signal.SIGTERM)
+
+
+def die_with(parent: int, signum: signal.Signals) -> None:
+    """Ask the kernel (Linux) for this signal when the parent, or the thread of it that started this, ends."""
+    if not sys.platform.startswith("linux"):
         return
     import ctypes
 
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM, 0, 0, 0)
-    if os.getppid() != int(parent):
+    ctypes.CDLL(None).prctl(1, signum, 0, 0, 0)
+    if os.getppid() != parent:
         sys.exit(1)

@@ -1,5 +1,6 @@
 """The learner put together: the only place that knows which classes play which part."""
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import httpx
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.learner import Learner
 from leyden_learner.ports import TrainerFactory, TrainingPolicy
+from leyden_learner.rank_group import RankGroup, RankWatch, refuse_launchers
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import SCHEMA, CheckpointRepository
 from leyden_learner.settings import LearnerSettings
@@ -51,11 +53,20 @@ def trainers_of(settings: LearnerSettings) -> TrainerFactory:
 
 
 async def build(settings: LearnerSettings) -> Sequence[Component]:
-    """One component: everything it does is one sequence."""
-    return [build_learner(settings)]
+    """The learner, whose work is one sequence, and what watches over its ranks where it has several."""
+    refuse_launchers(os.environ)
+    if settings.data_parallel == 1:
+        return [build_learner(settings)]
+    group = RankGroup(settings)
+    return [build_learner(settings, ranks=group), RankWatch(group)]
 
 
-def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport | None = None) -> Learner:
+def build_learner(
+    settings: LearnerSettings,
+    transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    ranks: RankGroup | None = None,
+) -> Learner:
     """A learner over Kafka, Postgres, a folder and the registry; tests bring their own HTTP transport."""
     engine = create_engine(settings.database)
     http = httpx.AsyncClient(
@@ -66,6 +77,8 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
     resources.push_async_callback(engine.dispose)
     store = CheckpointStore(settings.checkpoint_dir, settings.policy, settings.run)
     resources.callback(store.release)
+    if ranks:
+        resources.callback(ranks.close)
 
     def open_reader(positions: Mapping[int, int]) -> LogReader:
         return LogReader(settings.kafka, settings.samples_topic, positions)
@@ -77,6 +90,6 @@ def build_learner(settings: LearnerSettings, transport: httpx.AsyncBaseTransport
         registry=RegistryClient(http),
         store=store,
         open_reader=open_reader,
-        trainers=trainers_of(settings),
+        trainers=ranks or trainers_of(settings),
         resources=resources,
     )

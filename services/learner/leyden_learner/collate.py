@@ -33,6 +33,8 @@ class MicroBatch:
     """Number of the completion that sampled the token, from 0."""
     row_lengths: tuple[int, ...] | None = None
     """Of packed rows, in order; None when they are padded."""
+    idle: bool = False
+    """Whether it only keeps a rank in step with the others: its token counts nothing."""
 
     @property
     def targets_n(self) -> Tensor:
@@ -91,6 +93,40 @@ def split(
         size = grown
     if portion:
         yield portion
+
+
+def share_out(rows: Sequence[WeightedRow], shares: int) -> list[list[WeightedRow]]:
+    """Rows, longest first, in shares of about as many tokens: each goes where there are fewest so far.
+
+    No share has more tokens than another by more than the longest row. Each is longest first or empty.
+    """
+    shared: list[list[WeightedRow]] = [[] for _ in range(shares)]
+    tokens = [0] * shares
+    for row in rows:
+        least = tokens.index(min(tokens))
+        shared[least].append(row)
+        tokens[least] += len(row.row.token_ids)
+    return shared
+
+
+def weightless(token_ids: Sequence[int]) -> MicroBatch:
+    """One row, every token of which but the first is scored and counts nothing."""
+    count = len(token_ids) - 1
+    return MicroBatch(
+        token_ids_bt=torch.tensor([token_ids]),
+        positions_bt=torch.arange(count + 1)[None],
+        row_n=torch.zeros(count, dtype=torch.long),
+        position_n=torch.arange(1, count + 1),
+        sampler_logprobs_n=torch.zeros(count),
+        advantages_n=torch.zeros(count),
+        weights_n=torch.zeros(count),
+        sequence_n=torch.zeros(count, dtype=torch.long),
+    )
+
+
+def idle() -> MicroBatch:
+    """A pass that computes a loss of 0, for a rank that has nothing left to do while others have."""
+    return replace(weightless([0, 0]), idle=True)
 
 
 def collate(rows: Sequence[WeightedRow], *, packed: bool = True) -> MicroBatch:

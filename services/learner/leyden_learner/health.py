@@ -12,6 +12,7 @@ class Unhealthy(StrEnum):
 
     NON_FINITE_LOSS = "non_finite_loss"
     NON_FINITE_GRADIENT = "non_finite_gradient"
+    NON_FINITE_WEIGHTS = "non_finite_weights"
     RATIO_EXPLOSION = "ratio_explosion"
     KL_EXPLOSION = "kl_explosion"
     ENTROPY_COLLAPSE = "entropy_collapse"

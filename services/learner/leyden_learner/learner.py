@@ -17,7 +17,7 @@ from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.health import CollapseLimits, CollapseWatch, Unhealthy
 from leyden_learner.intake import Intake
-from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.outcome import Ruined, Skipped, Trained
 from leyden_learner.patience import Patience, Stopped
 from leyden_learner.phases import Phases
 from leyden_learner.ports import Reader, TrainerFactory, TrainingPolicy
@@ -105,8 +105,8 @@ class Learner:
         versions, trainers = self._versions, self._trainers
         checkpoint = await versions.last()
         await (versions.resume(checkpoint) if checkpoint else versions.start())
-        begin = trainers.resume if checkpoint else trainers.begin
-        self._trainer = await self._on_torch(lambda: begin(versions.folder, versions.base))
+        load = trainers.resume if checkpoint else trainers.begin
+        self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
         await versions.clean()
         self._show_progress()
@@ -163,6 +163,9 @@ class Learner:
             match outcome:
                 case Skipped():
                     self._skip(outcome, batch)
+                case Ruined():
+                    await self._reload()
+                    self._skip(Skipped(outcome.reason, outcome.metrics), batch)
                 case Trained():
                     self._skips = 0
                     await self._keep(outcome, batch)
@@ -182,6 +185,13 @@ class Learner:
         log.info("step_trained", step=self._trainer.step, version=self._versions.newest, **outcome.metrics)
         self._intake.evict_stale()
         await self._versions.prune()
+
+    async def _reload(self) -> None:
+        """Go back to the weights of the last version, where a step has left others that nobody can use."""
+        versions, trainers = self._versions, self._trainers
+        load = trainers.resume if self._trainer.step else trainers.begin
+        del self._trainer  # so that its memory is free for the next
+        self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
 
     def _skip(self, outcome: Skipped, batch: Sequence[Waiting]) -> None:
         self._skips += 1

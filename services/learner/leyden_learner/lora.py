@@ -60,9 +60,11 @@ def adapters(model: Any) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def merged(model: Any) -> dict[str, Tensor]:
-    """The weights of an ordinary model that computes the same."""
+    """The weights of an ordinary model that computes the same; tied ones are one tensor."""
+    whole = model.state_dict(keep_vars=True)
+    once = {id(value): value.detach() for value in whole.values()}
     state: dict[str, Tensor] = {
-        name.replace(_BASE, "."): value for name, value in model.state_dict().items() if not _OWN.search(name)
+        name.replace(_BASE, "."): once[id(value)] for name, value in whole.items() if not _OWN.search(name)
     }
     for name, layer in _layers(model):
         state[f"{name}.weight"] = layer.base_layer.weight + layer.get_delta_weight(_NAME)

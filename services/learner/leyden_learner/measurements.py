@@ -2,8 +2,9 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from torch import Tensor
 
@@ -25,8 +26,7 @@ class Tally:
         """Count one micro-batch."""
         self.loss += terms.loss.item()
         self.tokens += len(logprobs_n)
-        ratio_max = terms.ratio_n.max().item()
-        self.ratio_max = ratio_max if math.isnan(ratio_max) else max(self.ratio_max, ratio_max)
+        self.ratio_max = _larger(self.ratio_max, terms.ratio_n.max().item())
         measured = {
             "clip_fraction": terms.clipped_n,
             "importance_weight": terms.importance_n,
@@ -38,10 +38,27 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + values_n.float().sum().item()
         self.logprobs.append(logprobs_n.detach())
 
+    @classmethod
+    def total(cls, tallies: Iterable[Self]) -> Self:
+        """Of all parts of a batch, wherever they were measured; log-probabilities stay there."""
+        total = cls()
+        for tally in tallies:
+            total.loss += tally.loss
+            total.tokens += tally.tokens
+            total.ratio_max = _larger(total.ratio_max, tally.ratio_max)
+            for name, value in tally.sums.items():
+                total.sums[name] = total.sums.get(name, 0.0) + value
+        return total
+
     def means(self) -> dict[str, float]:
         """Token means, the loss and the largest ratio."""
         means = {name: total / self.tokens for name, total in self.sums.items()}
         return {"loss": self.loss, "ratio_max": self.ratio_max, **means}
+
+
+def _larger(one: float, other: float) -> float:
+    """NaN when either is: it must not be hidden by a number."""
+    return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
 def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import nll_loss
 from torch.utils.checkpoint import checkpoint
 
 from leyden_learner.attention import register
@@ -94,12 +95,16 @@ def spare_activations(model: Any) -> None:
 
     Layers do this in training mode only, so that is what they, and nothing with dropout inside them, are in.
     """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in layers(model):
+        layer.training = True
+
+
+def layers(model: Any) -> list[nn.Module]:
+    """The blocks that a model is stacked from."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _trunk(
@@ -136,4 +141,4 @@ def _score(head: nn.Module, hidden_nh: Tensor, targets_n: Tensor) -> tuple[Tenso
     logprobs_nv = torch.log_softmax(head(hidden_nh).float(), dim=-1)
     with torch.no_grad():
         entropies_n = torch.special.entr(logprobs_nv.exp()).sum(dim=-1)
-    return logprobs_nv.gather(1, targets_n[:, None]).squeeze(1), entropies_n
+    return -nll_loss(logprobs_nv, targets_n, reduction="none"), entropies_n

@@ -18,3 +18,14 @@ class Skipped:
 
     reason: Unhealthy
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruined:
+    """The weights are neither the old ones nor usable; they must be loaded again."""
+
+    reason: Unhealthy
+    metrics: dict[str, float]
+
+
+Outcome = Trained | Skipped | Ruined

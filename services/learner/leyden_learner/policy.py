@@ -13,20 +13,54 @@ from torch import Tensor, nn
 
 from leyden_learner import lora
 from leyden_learner.collate import MicroBatch
-from leyden_learner.model import TokenScores, choose_device, load_model, spare_activations, token_logprobs
+from leyden_learner.model import (
+    TokenScores,
+    choose_device,
+    layers,
+    load_model,
+    spare_activations,
+    token_logprobs,
+)
 from leyden_learner.probing import probe
 from leyden_learner.settings import LearnerSettings
+from leyden_learner.team import Team
 from leyden_platform.probe import write_probe
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
-class Policy:
-    """A causal LM, its trainable parameters and, for a KL term, its reference. Parameters are fp32."""
+class _Scorer(nn.Module):
+    """A model that scores: calling it is what puts the shares of several ranks together."""
 
-    def __init__(self, model: Any, reference: Any | None, *, compute: torch.dtype | None = None) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: MicroBatch) -> TokenScores:
+        return token_logprobs(self.model, batch)
+
+
+class Policy:
+    """A causal LM, its trainable parameters and, for a KL term, its reference. Parameters are fp32.
+
+    With a team each rank holds a share of both.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reference: Any | None,
+        *,
+        compute: torch.dtype | None = None,
+        team: Team | None = None,
+    ) -> None:
         self.model, self._reference, self._compute = model, reference, compute
+        self.team = team or Team()
         self.device: torch.device = next(model.parameters()).device
+        self._scorer = self._shared(model)
+        self._reference_scorer: _Scorer | None = None
+        if reference is not None:
+            self._reference_scorer = self._scorer if reference is model else self._shared(reference)
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -36,20 +70,33 @@ class Policy:
     def score(self, batch: MicroBatch) -> TokenScores:
         """Log-probabilities of the sampled tokens, with gradient."""
         with self._precision():
-            return token_logprobs(self.model, batch)
+            scores: TokenScores = self._scorer(batch)
+        return scores
 
     @torch.no_grad()
     def reference_logprobs(self, batch: MicroBatch) -> Tensor | None:
         """The same of the reference, without gradient; None when there is none."""
-        if self._reference is None:
+        if self._reference_scorer is None:
             return None
         with lora.switched_off(self._reference), self._precision():
-            return token_logprobs(self._reference, batch).logprobs_n
+            scores: TokenScores = self._reference_scorer(batch)
+        return scores.logprobs_n
 
     def save(self, folder: Path) -> None:
-        """Write weights and configuration as Hugging Face does, and the probe; adapters are merged in."""
-        self.model.save_pretrained(folder, state_dict=lora.merged(self.model))
-        write_probe(folder, probe(self.model))
+        """Write weights and configuration as Hugging Face does, and the probe; adapters are merged in.
+
+        One rank writes what all of them hold.
+        """
+        weights = self.team.collect(lora.merged(self.model))
+        answered = probe(self._scorer, self.model.config.get_text_config(), self.device)
+        if self.team.leads:
+            self.model.save_pretrained(folder, state_dict=weights)
+            write_probe(folder, answered)
+
+    def _shared(self, model: Any) -> _Scorer:
+        scorer = _Scorer(model)
+        self.team.shard(scorer, layers(model))
+        return scorer
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

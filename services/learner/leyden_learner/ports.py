@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.outcome import Outcome
 from leyden_platform.messaging import Record
 from leyden_schemas import TrainingSample
 
@@ -32,7 +32,7 @@ class TrainingPolicy(Protocol):
         """Tokens of the longest row."""
         ...
 
-    def advance(self, samples: Sequence[TrainingSample], version: int) -> Trained | Skipped:
+    def advance(self, samples: Sequence[TrainingSample], version: int) -> Outcome:
         """Train one step."""
         ...
 

@@ -104,6 +104,22 @@ class LearnerSettings(ServiceSettings):
         description="Compute activations twice instead of keeping them: less memory, more time.",
     )
 
+    compile: bool = Field(
+        default=False, description="Compile the model's layers (torch.compile): slower to start, then faster."
+    )
+    data_parallel: int = Field(
+        default=1,
+        ge=1,
+        description="Processes of this machine that train together (FSDP2), each on a GPU of its own where "
+        "there are GPUs.",
+    )
+    rank_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="The service ends when one of these processes gives no sign of life, or lets the others "
+        "wait, for so long.",
+    )
+
     lr: float = Field(default=1e-6, gt=0, description="Peak learning rate.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         default="constant", description="How the learning rate falls from its peak to 0 over total_steps."
@@ -113,6 +129,17 @@ class LearnerSettings(ServiceSettings):
     betas: tuple[float, float] = Field(default=(0.9, 0.99), description="Of AdamW, as JSON.")
     weight_decay: float = Field(default=0.0, ge=0, description="Of AdamW.")
     grad_clip: float = Field(default=1.0, gt=0, description="Largest norm of the gradient.")
+
+    ema_decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Of the moving average of the weights, a step; 0 keeps none.",
+    )
+    ema_published: bool = Field(
+        default=True,
+        description="Publish the average, where there is one, instead of the weights themselves.",
+    )
 
     objective: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo"] = Field(
         default="grpo", description="Loss, bounds and aggregation, where they are not set by themselves."

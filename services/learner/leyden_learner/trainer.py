@@ -1,26 +1,31 @@
 """One policy in training: a batch of samples in, changed weights and measurements out, or a refusal.
 
-Everything is deterministic on a CPU in fp32: the same samples from the same state give the same weights.
+Everything is deterministic on a CPU in fp32: the same samples from the same state give the same weights. In a
+team every rank does all of this at the same time, on its share of the rows and of the weights.
 """
 
 import copy
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
-from leyden_learner.collate import MicroBatch, collate, split, weigh
-from leyden_learner.health import HealthLimits, verdict
+from leyden_learner.collate import MicroBatch, collate, idle, share_out, split, weigh
+from leyden_learner.ema import MovingAverage
+from leyden_learner.health import HealthLimits, Unhealthy, verdict
 from leyden_learner.lora import adapters
 from leyden_learner.measurements import Tally, describe
 from leyden_learner.objective import Evidence, objective
 from leyden_learner.objective.aggregation import aggregation
-from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.outcome import Outcome, Ruined, Skipped, Trained
 from leyden_learner.policy import Policy, load_policy
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.step import NonFiniteWeights, learning_rate, objective_config
@@ -34,7 +39,7 @@ class Trainer:
     def __init__(self, settings: LearnerSettings, policy: Policy, *, step: int = 0) -> None:
         self._settings, self._policy = settings, policy
         self.step = step
-        self._device = policy.device
+        self._device, self._team = policy.device, policy.team
         self._parameters = policy.trainable
         self._optimizer = torch.optim.AdamW(
             self._parameters.values(),
@@ -46,6 +51,7 @@ class Trainer:
         self._objective = objective_config(settings)
         self._aggregation = aggregation(settings.recipe.aggregation, length=settings.fixed_length)
         self._limits = HealthLimits(max_kl=settings.max_kl, max_ratio=settings.max_ratio)
+        self._average = MovingAverage(self._parameters, settings.ema_decay) if settings.ema_decay else None
 
     @classmethod
     def begin(cls, settings: LearnerSettings, weights: Path, reference: Path) -> "Trainer":
@@ -57,7 +63,9 @@ class Trainer:
     def resume(cls, settings: LearnerSettings, checkpoint: Path, reference: Path) -> "Trainer":
         """The trainer as it was when it saved this checkpoint. Raises ``TrainerStateMissing``."""
         trainer = cls(settings, load_policy(settings, checkpoint, reference))
-        trainer.step = restore_state(checkpoint, trainer._parameters, trainer._optimizer, trainer._device)
+        trainer.step = restore_state(
+            checkpoint, trainer._parameters, trainer._optimizer, trainer._device, trainer._averages
+        )
         return trainer
 
     @property
@@ -71,27 +79,25 @@ class Trainer:
         config = self._policy.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", sys.maxsize))
 
-    def advance(self, samples: Sequence[TrainingSample], version: int) -> Trained | Skipped:
+    def advance(self, samples: Sequence[TrainingSample], version: int) -> Outcome:
         """Train one step on these samples, ``version`` being the policy's newest.
 
         An unhealthy pass leaves weights and optimizer as they were before the step.
         """
         started_s = time.perf_counter()
         settings = self._settings
-        rows = weigh(samples, self._aggregation)
-        parts = split(rows, settings.micro_batch_tokens, packed=settings.packing)
-        batches = [collate(part, packed=settings.packing).to(self._device) for part in parts]
+        batches = self._share_of(samples)
         references = [self._policy.reference_logprobs(batch) for batch in batches]
         before = self._snapshot() if settings.epochs > 1 else None
-        lr = self._set_lr()
         anchors: list[Tensor] | None = None
+        inputs = sum(batch.token_ids_bt.numel() for batch in batches if not batch.idle)
         metrics = describe(samples, version) | {
-            "lr": lr,
-            "input_tokens": float(sum(batch.token_ids_bt.numel() for batch in batches)),
+            "lr": self._set_lr(),
+            "input_tokens": float(sum(self._team.gather(inputs))),
         }
         for _ in range(settings.epochs):
-            tally = self._accumulate(batches, references, anchors)
-            grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), settings.grad_clip).item()
+            tally, logprobs = self._accumulate(batches, references, anchors)
+            grad_norm = self._clip()
             metrics |= tally.means() | {"grad_norm": grad_norm, "seconds": time.perf_counter() - started_s}
             reason = verdict(
                 loss=tally.loss,
@@ -105,7 +111,12 @@ class Trainer:
                 return Skipped(reason, metrics)
             self._optimizer.step()
             self._optimizer.zero_grad()
-            anchors = anchors or tally.logprobs
+            if not self._finite():
+                self._give_up(before)
+                return (Skipped if before else Ruined)(Unhealthy.NON_FINITE_WEIGHTS, metrics)
+            anchors = anchors or logprobs
+        if self._average:
+            self._average.follow()
         self.step += 1
         return Trained(metrics | {"seconds": time.perf_counter() - started_s})
 
@@ -114,21 +125,37 @@ class Trainer:
 
         Raises ``NonFiniteWeights`` instead of saving what could not be served, and ``OSError``.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self._parameters.values()):
+        if not self._finite():
             raise NonFiniteWeights(self.step)
+        published = self._average if self._settings.ema_published else None
+        state = self._state()
         try:
-            self._policy.save(folder)
-            write_state(folder, self._state(), self.step)
+            with published.in_place_of_weights() if published else nullcontext():
+                self._policy.save(folder)
+            if self._team.leads:
+                write_state(folder, state, self.step)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+    def _share_of(self, samples: Sequence[TrainingSample]) -> list[MicroBatch]:
+        """This rank's part of a step, in as many passes as the rank with the most of them makes."""
+        settings = self._settings
+        packed = settings.packing
+        shares = share_out(weigh(samples, self._aggregation), self._team.size)
+        parts = [list(split(rows, settings.micro_batch_tokens, packed=packed)) for rows in shares]
+        batches = [collate(part, packed=packed) for part in parts[self._team.rank]]
+        batches += [idle()] * (max(map(len, parts)) - len(batches))
+        return [batch.to(self._device) for batch in batches]
 
     def _accumulate(
         self,
         batches: Sequence[MicroBatch],
         references: Sequence[Tensor | None],
         anchors: Sequence[Tensor] | None,
-    ) -> Tally:
+    ) -> tuple[Tally, list[Tensor]]:
+        """Gradients of a pass over all batches, what all ranks measured, and this one's log-probabilities."""
         tally = Tally()
+        logprobs: list[Tensor] = []
         for index, (batch, reference_n) in enumerate(zip(batches, references, strict=True)):
             scores = self._policy.score(batch)
             terms = objective(
@@ -144,8 +171,20 @@ class Trainer:
                 self._objective,
             )
             terms.loss.backward()  # type: ignore[no-untyped-call]
-            tally.add(terms, scores.entropies_n, scores.logprobs_n)
-        return tally
+            logprobs.append(scores.logprobs_n.detach())
+            if not batch.idle:
+                tally.add(terms, scores.entropies_n, scores.logprobs_n)
+        return Tally.total(self._team.gather(replace(tally, logprobs=[]))), logprobs
+
+    def _clip(self) -> float:
+        """Bound the gradient of all ranks together; its norm before."""
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._settings.grad_clip)
+        return (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+
+    def _finite(self) -> bool:
+        """Whether the weights, on every rank, can be used."""
+        own = all(bool(_held(value).isfinite().all()) for value in self._parameters.values())
+        return all(self._team.gather(own))
 
     def _set_lr(self) -> float:
         lr = learning_rate(self._settings, self.step)
@@ -165,5 +204,16 @@ class Trainer:
                 self._parameters[name].copy_(value)
             self._optimizer.load_state_dict(before[1])
 
+    @property
+    def _averages(self) -> dict[str, Tensor]:
+        return self._average.values if self._average else {}
+
     def _state(self) -> dict[str, Tensor]:
-        return pack_state(self._parameters, adapters(self._policy.model), self._optimizer, self._device)
+        average = self._average if self._settings.ema_published else None
+        unpublished = self._parameters if average else adapters(self._policy.model)
+        return pack_state(self._parameters, unpublished, self._optimizer, self._device, self._averages)
+
+
+def _held(value: Tensor) -> Tensor:
+    """What this rank holds of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value

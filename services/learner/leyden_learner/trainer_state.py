@@ -1,7 +1,7 @@
-"""What a trainer goes on from, beside the weights: optimizer, adapters, RNG and step, by parameter name.
+"""What a trainer goes on from, beside what is published: optimizer, RNG, step, and other weights, by name.
 
 Every backend writes and reads the same file, so that one goes on where another stopped. What is sharded is
-written whole.
+written whole, so that any number of ranks goes on.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from leyden_learner.team import Team
 from leyden_platform.artifacts import TRAINER_STATE
 
 _FILE = "state.safetensors"
-_ADAPTER = "adapter"
+_WEIGHT, _AVERAGE = "weight", "average"
 _OTHER_LORA = "go on with the LEYDEN_LEARNER_LORA_… settings it was made with, or start a new run"
 
 
@@ -33,18 +34,24 @@ def write_state(folder: Path, state: Mapping[str, Tensor], step: int) -> None:
 
 def pack_state(
     parameters: Mapping[str, Tensor],
-    adapters: Mapping[str, Tensor],
+    unpublished: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """All there is of a trainer; ``parameters`` are those it trains."""
+    """All there is of a trainer, on the rank that leads.
+
+    ``parameters`` are those it trains, ``unpublished`` those of them that what is published does not tell.
+    """
     kept = optimizer.state_dict()["state"]
-    state = {
-        f"{name}:{slot}": whole(value)
+    held = {
+        f"{name}:{slot}": value
         for name, index in _order(parameters, optimizer).items()
         for slot, value in kept.get(index, {}).items()
     }
-    state |= {f"{name}:{_ADAPTER}": whole(value.detach()) for name, value in adapters.items()}
+    held |= {f"{name}:{_WEIGHT}": value for name, value in unpublished.items()}
+    held |= {f"{name}:{_AVERAGE}": value for name, value in (averages or {}).items()}
+    state = Team().collect(held)
     state["rng:cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         state["rng:cuda"] = torch.cuda.get_rng_state(device)
@@ -52,11 +59,15 @@ def pack_state(
 
 
 def restore_state(
-    folder: Path, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, device: torch.device
+    folder: Path,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    averages: Mapping[str, Tensor] | None = None,
 ) -> int:
     """Bring a trainer to where it was when it wrote this checkpoint, and tell its step.
 
-    Raises ``TrainerStateMissing``.
+    Averages that were not kept then begin with the weights. Raises ``TrainerStateMissing``.
     """
     path = folder / TRAINER_STATE / _FILE
     if not path.is_file():
@@ -65,15 +76,21 @@ def restore_state(
     slots: dict[int, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as stored:
         step = int(stored.metadata()["step"])
-        stored_keys = list(stored.keys())
-        for key in stored_keys:
+        stored_keys = set(stored.keys())
+        for key in sorted(stored_keys):
             name, slot = key.rsplit(":", 1)
-            if slot == _ADAPTER and name in order:
-                _take(name, parameters[name], stored.get_tensor(key), path)
-            elif name in order:
-                slots.setdefault(order[name], {})[slot] = _like(parameters[name], stored.get_tensor(key))
-            elif name != "rng":
+            if name == "rng":
+                continue
+            if name not in order:
                 raise TrainerStateMissing(f"{path} is of {name}, which is not trained here; {_OTHER_LORA}")
+            if slot == _WEIGHT:
+                _take(name, parameters[name], stored.get_tensor(key), path)
+            elif slot != _AVERAGE:
+                slots.setdefault(order[name], {})[slot] = _like(parameters[name], stored.get_tensor(key))
+        for name, average in (averages or {}).items():
+            key = f"{name}:{_AVERAGE}"
+            kept = stored.get_tensor(key) if key in stored_keys else None
+            _take(name, average, parameters[name] if kept is None else kept, path)
         torch.set_rng_state(stored.get_tensor("rng:cpu"))
         if device.type == "cuda" and "rng:cuda" in stored_keys:
             torch.cuda.set_rng_state(stored.get_tensor("rng:cuda"), device)
@@ -98,9 +115,10 @@ def _order(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
     """Spread over processes as the parameter is; scalars, such as the optimizer's own step, are not."""
-    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+    if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or value.shape != parameter.shape:
         return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_learner.collate import collate, split, weigh
+from leyden_learner.collate import collate, idle, share_out, split, weigh
 from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.testing import make_row, make_sample, make_span
 
@@ -67,3 +67,38 @@ def test_portions_keep_the_budget_and_lose_nothing(lengths: list[int], budget: i
     for portion in portions:
         size = collate(portion, packed=packed).token_ids_bt.numel()
         assert size <= budget or len(portion) == 1
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=40), st.integers(1, 9))
+def test_shares_are_even_and_lose_nothing(lengths: list[int], ranks: int) -> None:
+    samples = [
+        make_sample(index, make_row([1] * length, make_span(1, [-1.0])))
+        for index, length in enumerate(lengths)
+    ]
+    rows = weigh(samples, rollout_mean)
+    shares = share_out(rows, ranks)
+    assert len(shares) == ranks
+    assert sorted(map(id, (row for share in shares for row in share))) == sorted(map(id, rows))
+    tokens = [sum(len(row.row.token_ids) for row in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+    for share in shares:
+        assert share == sorted(share, key=lambda row: len(row.row.token_ids), reverse=True)
+
+
+def test_shares_by_hand() -> None:
+    rows = weigh(
+        [
+            make_sample(index, make_row([1] * length, make_span(1, [-1.0])))
+            for index, length in enumerate([5, 8, 3, 7])
+        ],
+        rollout_mean,
+    )
+    lengths = [[len(row.row.token_ids) for row in share] for share in share_out(rows, 2)]
+    assert lengths == [[8, 3], [7, 5]]
+
+
+def test_an_idle_pass_counts_nothing() -> None:
+    batch = idle()
+    assert batch.idle
+    assert batch.weights_n.tolist() == [0.0]
+    assert batch.targets_n.tolist() == [0]

@@ -16,4 +16,11 @@ def refusal(settings: "LearnerSettings") -> str | None:
             "LEYDEN_LEARNER_OBJECTIVE=gspo and leave LEYDEN_LEARNER_DUAL_CLIP unset, or set "
             "LEYDEN_LEARNER_BACKEND=torch"
         )
+    only_on_torch = {
+        "DATA_PARALLEL": settings.data_parallel > 1,
+        "EMA_DECAY": settings.ema_decay > 0,
+        "COMPILE": settings.compile,
+    }
+    if chosen := [f"LEYDEN_LEARNER_{name}" for name, wanted in only_on_torch.items() if wanted]:
+        return f"{', '.join(chosen)}: not with LEYDEN_LEARNER_BACKEND=verl; leave it unset, or choose torch"
     return None

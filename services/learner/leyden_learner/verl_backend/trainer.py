@@ -22,7 +22,7 @@ from leyden_learner.health import HealthLimits, Unhealthy, verdict
 from leyden_learner.measurements import Tally, describe
 from leyden_learner.model import choose_device
 from leyden_learner.objective.aggregation import aggregation
-from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.outcome import Outcome, Ruined, Skipped, Trained
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.step import NonFiniteWeights, learning_rate, objective_config
 from leyden_learner.trainer_state import pack_state, restore_state, whole, write_state
@@ -83,7 +83,7 @@ class VerlTrainer:
         """Tokens of the longest row the model takes."""
         return int(getattr(self._text_config, "max_position_embeddings", sys.maxsize))
 
-    def advance(self, samples: Sequence[TrainingSample], version: int) -> Trained | Skipped:
+    def advance(self, samples: Sequence[TrainingSample], version: int) -> Outcome:
         """Train one step on these samples, ``version`` being the policy's newest.
 
         An unhealthy pass leaves weights and optimizer as they were before the step.
@@ -113,6 +113,9 @@ class VerlTrainer:
             if reason:
                 self._give_up(before)
                 return Skipped(reason, metrics)
+            if not self._finite():
+                self._give_up(before)
+                return (Skipped if before else Ruined)(Unhealthy.NON_FINITE_WEIGHTS, metrics)
             anchors = anchors or tally.logprobs
         self._engine.optimizer_zero_grad()
         self.step += 1
@@ -123,13 +126,16 @@ class VerlTrainer:
 
         Raises ``NonFiniteWeights`` instead of saving what could not be served, and ``OSError``.
         """
-        if not all(bool(whole(value.detach()).isfinite().all()) for value in self._parameters.values()):
+        if not self._finite():
             raise NonFiniteWeights(self.step)
         try:
             self._save_weights(folder)
             write_state(folder, self._state(), self.step)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+
+    def _finite(self) -> bool:
+        return all(bool(whole(value.detach()).isfinite().all()) for value in self._parameters.values())
 
     @property
     def _text_config(self) -> Any:
