@@ -392,6 +392,17 @@ async def test_training_pauses_after_too_many_unhealthy_steps(world: World) -> N
     assert await world.checkpoints() == []
 
 
+async def test_weights_that_a_step_ruins_are_loaded_again(world: World) -> None:
+    """The first step makes them overflow, and so does every other; nothing of it is ever saved."""
+    await world.publish(*(world.sample(index) for index in range(3 * BATCH)))
+    learner = world.learner(lr=1e39, max_skips=2)
+    async with running(learner) as task:
+        await until(lambda: "non_finite_weights" in (learner.not_ready() or ""), task)
+    assert world.count("leyden_learner_steps_skipped_total", reason="non_finite_weights") == 2
+    assert await world.checkpoints() == []
+    assert world.registry.registered == []
+
+
 @asynccontextmanager
 async def process(world: World, registry_port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """The learner as its own process; killed in the end."""

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.collate import collate, weigh
-from leyden_learner.health import Unhealthy
+from leyden_learner.health import HealthLimits, Unhealthy
 from leyden_learner.model import load_model, token_logprobs
 from leyden_learner.objective.aggregation import rollout_mean
-from leyden_learner.outcome import Skipped, Trained
+from leyden_learner.outcome import Ruined, Skipped, Trained
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.step import NonFiniteWeights
 from leyden_learner.testing import make_row, make_sample, make_span
@@ -155,12 +155,44 @@ def test_an_unhealthy_step_leaves_everything_as_it_was(
 
 
 def test_a_later_pass_that_fails_takes_the_earlier_ones_back(model_folder: Path) -> None:
-    single = trained(make_trainer(model_folder, lr=0.05), SAMPLES)["kl_sampler"]
-    trainer = make_trainer(model_folder, lr=0.05, epochs=4, max_kl=single * 1.01)
-    before = weights(trainer)
+    trainer = make_trainer(model_folder, lr=0.05, epochs=4, max_kl=1e6)
+    trained(trainer, SAMPLES[:5])  # so that the optimizer has a past to go back to
+    batch = collate(weigh(SAMPLES, rollout_mean))
+    with torch.no_grad():
+        moved_n = token_logprobs(trainer._policy.model, batch).logprobs_n - batch.sampler_logprobs_n
+    trainer._limits = HealthLimits(max_kl=0.5 * moved_n.square().mean().item() * 1.01, max_ratio=1e6)
+    before, state = weights(trainer), {name: value.clone() for name, value in trainer._state().items()}
     outcome = trainer.advance(SAMPLES, 0)
     assert isinstance(outcome, Skipped)
     assert equal(weights(trainer), before)
+    assert trainer._state().keys() == state.keys()
+    assert equal(trainer._state(), state)
+
+
+@pytest.mark.parametrize(("epochs", "outcome_type"), [(1, Ruined), (2, Skipped)])
+def test_weights_that_overflow_in_the_optimizer_are_noticed(
+    model_folder: Path, epochs: int, outcome_type: type
+) -> None:
+    """Loss and gradient are finite; only the weights that come out are not."""
+    trainer = make_trainer(model_folder, lr=1e39, epochs=epochs)
+    before = weights(trainer)
+    outcome = trainer.advance(SAMPLES, 0)
+    assert isinstance(outcome, outcome_type)
+    assert outcome.reason is Unhealthy.NON_FINITE_WEIGHTS
+    assert math.isfinite(outcome.metrics["loss"])
+    assert math.isfinite(outcome.metrics["grad_norm"])
+    assert trainer.step == 0
+    assert equal(weights(trainer), before) is (outcome_type is Skipped)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_forward_pass_that_overflows_is_skipped(model_folder: Path, precision: str) -> None:
+    trainer = make_trainer(model_folder, precision=precision)
+    with torch.no_grad():
+        trainer._policy.model.model.norm.weight.fill_(3e38)
+    outcome = trainer.advance(SAMPLES, 0)
+    assert isinstance(outcome, Skipped)
+    assert outcome.reason is Unhealthy.NON_FINITE_LOSS
 
 
 def test_non_finite_advantage_sums_are_skipped(model_folder: Path) -> None:
