@@ -13,7 +13,7 @@ from leyden_platform.probe import Probe, probe_ids
 
 @torch.no_grad()
 def probe(score: Callable[[MicroBatch], TokenScores], config: Any, device: torch.device) -> Probe:
-    """Log-probabilities in fp32 by the model as it is, adapters included; ``config`` is that of its text part."""
+    """Log-probabilities in fp32 by the model as it is, adapters included; ``config`` is of its text part."""
     ids = probe_ids(config.vocab_size, getattr(config, "max_position_embeddings", sys.maxsize))
     logprobs_n = score(weightless(ids).to(device)).logprobs_n
     return Probe(tuple(ids), tuple(logprobs_n.clamp(max=0.0).tolist()))
