@@ -178,6 +178,7 @@ def test_weights_that_overflow_in_the_optimizer_are_noticed(
     before = weights(trainer)
     outcome = trainer.advance(SAMPLES, 0)
     assert isinstance(outcome, outcome_type)
+    assert not isinstance(outcome, Trained)
     assert outcome.reason is Unhealthy.NON_FINITE_WEIGHTS
     assert math.isfinite(outcome.metrics["loss"])
     assert math.isfinite(outcome.metrics["grad_norm"])
