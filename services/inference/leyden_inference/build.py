@@ -10,7 +10,7 @@ from leyden_inference.engine import Engine
 from leyden_inference.fetching import make_fetcher
 from leyden_inference.follower import Follower
 from leyden_inference.keeping import ServingKeeper
-from leyden_inference.loading import Loader
+from leyden_inference.loading import PRECISIONS, Loader
 from leyden_inference.serving import Serving
 from leyden_inference.settings import InferenceSettings
 from leyden_platform.http import HttpServer
@@ -25,7 +25,7 @@ async def build_torch(settings: InferenceSettings) -> Sequence[Component]:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     limits = BatchLimits(settings.max_batch, settings.prefill_tokens, settings.prefix_cache_tokens)
     engine = Engine(limits, max_queue=settings.max_queue, threads=settings.torch_threads)
-    serving, loader = Serving(engine), Loader(settings.context)
+    serving, loader = Serving(engine), Loader(settings.context, PRECISIONS[settings.precision])
     for folder in settings.models:
         serving.add(folder.name, await asyncio.to_thread(loader.load_folder, folder.path))
     api = Api(serving, max_body_bytes=settings.max_body_bytes)

@@ -88,22 +88,22 @@ class Decoder:
             cache.write(index, places, k, v)
             keys, values = cache.read(index, first, b, length)
             mixed = self._attend(q, keys, values, mask, b, p)
-            x = torch.addmm(x, mixed, layer.out)
+            x = add_product(x, mixed, layer.out)
             hidden = rms_norm(x, self._eps) * layer.post_norm
-            gate_up = hidden @ layer.gate_up
+            gate_up = product(hidden, layer.gate_up)
             width = self.arch.intermediate
-            x = torch.addmm(x, F.silu(gate_up[:, :width]).mul_(gate_up[:, width:]), layer.down)
+            x = add_product(x, F.silu(gate_up[:, :width]).mul_(gate_up[:, width:]), layer.down)
         return x.view(b, p, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of hidden states (…, hidden)."""
-        return (rms_norm(hidden, self._eps) * self.weights.final_norm) @ self.weights.head
+        return product(rms_norm(hidden, self._eps) * self.weights.final_norm, self.weights.head)
 
     def _project(self, layer: LayerWeights, x: Tensor, turns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (n, heads, d), keys and values (n * h, d), rotated."""
         arch = self.arch
         n, d = x.shape[0], arch.head_dim
-        qkv = (rms_norm(x, self._eps) * layer.input_norm) @ layer.qkv
+        qkv = product(rms_norm(x, self._eps) * layer.input_norm, layer.qkv)
         qk = qkv[:, : self._qk_width].reshape(n, -1, d)
         if layer.qk_norm is not None:
             qk = rms_norm(qk, self._eps) * layer.qk_norm
@@ -130,6 +130,16 @@ class Decoder:
         """Zero where a row's position may be attended to, minus infinity after it: (b, 1, p, t)."""
         later = self._slots[:length] > positions_bp[:, None, :, None]
         return torch.zeros(later.shape).masked_fill_(later, float("-inf"))
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight`` in the weight's precision, as fp32."""
+    return x @ weight if weight.dtype == x.dtype else (x.to(weight.dtype) @ weight).to(x.dtype)
+
+
+def add_product(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """``x + y @ weight``, in one operation where nothing has to be converted."""
+    return torch.addmm(x, y, weight) if weight.dtype == x.dtype else x + product(y, weight)
 
 
 def rms_norm(x: Tensor, eps: Tensor) -> Tensor:

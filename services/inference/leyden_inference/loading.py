@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from leyden_inference import metrics
 from leyden_inference.architecture import Architecture, read_json
 from leyden_inference.chat import ChatTemplate, chat_template
@@ -19,9 +21,11 @@ from leyden_platform.artifacts import chat_template_digest, tokenizer_digest
 from leyden_platform.probe import Probe, distance
 from leyden_schemas import ModelPublished, WeightsKind
 
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
 _KEPT_TEXTS = 4
-_PROBE_TOLERANCE = 1e-2
-"""Far above what two fp32 implementations differ by, far below what other weights answer; in nats."""
+_PROBE_TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 0.25}
+"""Far above what two implementations differ by, far below what other weights answer; in nats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,8 @@ class LoadedModel:
 class Loader:
     """Loads folders; tokenizers that are byte for byte the same are loaded once. Not for concurrent use."""
 
-    def __init__(self, context: int | None = None) -> None:
-        self._context = context
+    def __init__(self, context: int | None = None, precision: torch.dtype = torch.float32) -> None:
+        self._context, self._precision = context, precision
         self._texts: OrderedDict[tuple[str, str], TextSide] = OrderedDict()
 
     def load_published(self, message: ModelPublished) -> LoadedModel:
@@ -65,7 +69,7 @@ class Loader:
             probe = verified(folder, digest)
             model = self._load(folder)
             if probe:
-                _compare(folder, model.decoder, probe)
+                _compare(folder, model.decoder, probe, _PROBE_TOLERANCE[self._precision])
         except UnsupportedModel as error:
             raise LoadFailed("unsupported", f"{folder}: {error}") from None
         except OSError as error:
@@ -78,7 +82,7 @@ class Loader:
         generation = _optional_json(folder / "generation_config.json")
         text = self._text(folder)
         return LoadedModel(
-            decoder=Decoder(arch, fuse(read_tensors(folder), arch), self._context),
+            decoder=Decoder(arch, fuse(read_tensors(folder), arch, self._precision), self._context),
             text=text,
             eos=_eos(generation, read_json(folder / "config.json"), text.tokenizer),
             defaults={
@@ -100,13 +104,13 @@ class Loader:
         return text
 
 
-def _compare(folder: Path, decoder: Decoder, probe: Probe) -> None:
+def _compare(folder: Path, decoder: Decoder, probe: Probe, tolerance: float) -> None:
     """What is loaded answers as whoever made the weights said. Raises ``LoadFailed`` with reason probe."""
     if not 0 <= min(probe.token_ids) <= max(probe.token_ids) < decoder.arch.vocabulary:
         raise LoadFailed("malformed", f"{folder}: its probe has tokens beyond the vocabulary")
     length = min(len(probe.token_ids), decoder.context)
     off = distance(probe.logprobs[: length - 1], answers(decoder, probe.token_ids[:length]))
-    if off > _PROBE_TOLERANCE:
+    if off > tolerance:
         raise LoadFailed(
             "probe",
             f"{folder}: its weights answer {off:.3g} nats off from what the learner's did; publish it anew",

@@ -13,7 +13,7 @@ from leyden_platform.probe import PROBE_TOKENS, Probe, probe_ids
 
 @torch.inference_mode()
 def answers(decoder: Decoder, token_ids: Sequence[int]) -> list[float]:
-    """Log-probabilities of all tokens but the first, each given those before it, in one fp32 pass."""
+    """Log-probabilities of all tokens but the first, each given those before it, in one pass."""
     ids_bp, count = torch.tensor([list(token_ids)]), len(token_ids)
     hidden = decoder.forward(decoder.cache(1), 0, ids_bp, torch.arange(count).unsqueeze(0), count)
     logprobs_tv = torch.log_softmax(decoder.logits(hidden[0, :-1]), dim=-1)

@@ -114,6 +114,10 @@ class InferenceSettings(ServiceSettings):
         default_factory=list, description="Follow only these policies; empty follows all."
     )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one matrix product.")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32",
+        description="Of matrix products; everything else is fp32. bf16 pays where the processor has it.",
+    )
     max_batch: int = Field(default=64, ge=1, le=4096, description="Sequences decoded together, per version.")
     max_queue: int = Field(
         default=512, ge=1, description="Sequences that may wait; beyond it requests get 503."

@@ -28,7 +28,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All of a model in fp32."""
+    """All of a model. Matrices have the precision of the products, everything else is fp32."""
 
     embedding: Tensor
     layers: tuple[LayerWeights, ...]
@@ -51,7 +51,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def fuse(tensors: dict[str, Tensor], arch: Architecture) -> Weights:
+def fuse(tensors: dict[str, Tensor], arch: Architecture, precision: torch.dtype = torch.float32) -> Weights:
     """Arrange Hugging Face tensors for the decoder.
 
     Query and key rows are reordered so that the two numbers a rotary position turns lie side by side: a
@@ -72,13 +72,15 @@ def fuse(tensors: dict[str, Tensor], arch: Architecture) -> Weights:
     head = embedding if arch.tied else take("lm_head.weight", arch.vocabulary, arch.hidden)
     return Weights(
         embedding=embedding,
-        layers=tuple(_layer(take, arch, f"model.layers.{index}.") for index in range(arch.layers)),
+        layers=tuple(_layer(take, arch, f"model.layers.{index}.", precision) for index in range(arch.layers)),
         final_norm=take("model.norm.weight", arch.hidden).clone(),
-        head=head.t().contiguous(),
+        head=_factor(head, precision),
     )
 
 
-def _layer(take: Callable[..., Tensor], arch: Architecture, prefix: str) -> LayerWeights:
+def _layer(
+    take: Callable[..., Tensor], arch: Architecture, prefix: str, precision: torch.dtype
+) -> LayerWeights:
     width, kv_width = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
     scale = arch.head_dim**-0.5
     q = take(prefix + "self_attn.q_proj.weight", width, arch.hidden)
@@ -95,13 +97,18 @@ def _layer(take: Callable[..., Tensor], arch: Architecture, prefix: str) -> Laye
     up = take(prefix + "mlp.up_proj.weight", arch.intermediate, arch.hidden)
     return LayerWeights(
         input_norm=take(prefix + "input_layernorm.weight", arch.hidden).clone(),
-        qkv=torch.cat([_pair(q, arch.head_dim), _pair(k, arch.head_dim), v]).t().contiguous(),
+        qkv=_factor(torch.cat([_pair(q, arch.head_dim), _pair(k, arch.head_dim), v]), precision),
         qk_norm=qk_norm,
-        out=take(prefix + "self_attn.o_proj.weight", arch.hidden, width).t().contiguous(),
+        out=_factor(take(prefix + "self_attn.o_proj.weight", arch.hidden, width), precision),
         post_norm=take(prefix + "post_attention_layernorm.weight", arch.hidden).clone(),
-        gate_up=torch.cat([gate, up]).t().contiguous(),
-        down=take(prefix + "mlp.down_proj.weight", arch.hidden, arch.intermediate).t().contiguous(),
+        gate_up=_factor(torch.cat([gate, up]), precision),
+        down=_factor(take(prefix + "mlp.down_proj.weight", arch.hidden, arch.intermediate), precision),
     )
+
+
+def _factor(weight: Tensor, precision: torch.dtype) -> Tensor:
+    """A linear layer's weight as the right side of a product."""
+    return weight.t().to(precision).contiguous()
 
 
 def _pair(weight: Tensor, head_dim: int) -> Tensor:

@@ -166,3 +166,20 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(UnsupportedModel, match=r"model\.safetensors"):
         read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "shape"), SHAPES)
+def test_products_in_bf16_stay_close_to_fp32(tmp_path: Path, family: str, shape: dict[str, Any]) -> None:
+    """bf16 keeps 8 bits, so a product is off by about 1/256 of its size, and so are probabilities."""
+    model = saved(tmp_path, family, shape)
+    arch = Architecture.load(tmp_path)
+    weights = fuse(read_tensors(tmp_path), arch, torch.bfloat16)
+    assert {weights.head.dtype, weights.layers[0].qkv.dtype} == {torch.bfloat16}
+    assert {weights.embedding.dtype, weights.final_norm.dtype} == {torch.float32}
+    decoder, ids = Decoder(arch, weights), list(range(3, 15))
+    tokens, positions = torch.tensor([ids]), torch.arange(len(ids))[None]
+    hidden = decoder.forward(decoder.cache(1), 0, tokens, positions, len(ids))
+    logits = decoder.logits(hidden)[0]
+    assert logits.dtype == torch.float32
+    expected, found = (values.softmax(-1) for values in (reference(model, ids), logits))
+    assert 0 < (found - expected).abs().max() < 0.03
