@@ -12,12 +12,12 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 import transformers.modeling_utils
-from transformers import Qwen3ForCausalLM
 
 from leyden_learner import repository, trainer_state
 from leyden_learner.app import build
@@ -27,8 +27,6 @@ from leyden_learner.registry import RegistryClient
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.trainer import Trainer
 from leyden_platform.service import main
-
-assert Qwen3ForCausalLM, "loaded before forking, because that takes long"
 
 
 def die() -> NoReturn:
@@ -120,7 +118,8 @@ def halfway_through(owner: Any, name: str) -> Trap:
 
 def before_the_commit(moment: Countdown) -> None:
     """With all of a transaction sent to the database, but not its end."""
-    whole = repository.transaction
+    module: Any = repository
+    whole = module.transaction
 
     @asynccontextmanager
     async def instead(engine: Any) -> AsyncIterator[Any]:
@@ -128,7 +127,7 @@ def before_the_commit(moment: Countdown) -> None:
             yield connection
             moment()
 
-    repository.transaction = instead
+    module.transaction = instead
 
 
 MOMENTS: dict[str, Trap] = {
@@ -184,4 +183,5 @@ def serve() -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    import_module("transformers.models.qwen3.modeling_qwen3")  # once for all
     serve()

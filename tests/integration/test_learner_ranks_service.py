@@ -71,9 +71,10 @@ async def registered(world: World, count: int, child: asyncio.subprocess.Process
 async def gone(processes: list[psutil.Process]) -> None:
     """Wait until they have all ended."""
     async with asyncio.timeout(DEADLINE_S):
-        for process in processes:
-            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                await asyncio.sleep(0.02)
+        while True:
+            if not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in processes):
+                return
+            await asyncio.sleep(0.02)
 
 
 async def test_killed_and_gone_on_with(make_world: Callable[[], World]) -> None:
