@@ -1,4 +1,4 @@
-"""What every engine of the inference service must do: the built-in one, and vLLM if ``LEYDEN_TEST_VLLM`` is set."""
+"""What every engine of the service must do: the built-in one; vLLM if ``LEYDEN_TEST_VLLM`` is set."""
 
 import json
 from collections.abc import Iterator

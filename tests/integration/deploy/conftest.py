@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from pydantic_settings import BaseSettings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,5 +92,7 @@ def _variables(settings: type[BaseSettings]) -> Iterator[str]:
         nested: Any = field.annotation
         if isinstance(nested, type) and issubclass(nested, BaseSettings):
             yield from _variables(nested)
+        elif isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from (f"{prefix}{name}__{inner}".upper() for inner in nested.model_fields)
         else:
             yield f"{prefix}{name}".upper()

@@ -16,6 +16,7 @@ SECRETS = {
 }
 SERVICES = ("gateway", "runner", "reward", "credit", "registry", "learner", "inference")
 JOBS = ("topics", "seed")
+VLLM = ("docker-compose.yml", "deploy/compose/vllm.yml", "deploy/compose/vllm-gpu.yml")
 COMMAND = ("docker-compose", "--env-file", "/dev/null", "config")
 
 
@@ -29,7 +30,7 @@ def compose(output: Callable[..., str]) -> dict[str, Any]:
 def test_yamllint_accepts_the_files(output: Callable[..., str]) -> None:
     """Anchors used and declared once, no duplicate keys, no tabs."""
     rules = "{extends: relaxed, rules: {line-length: {max: 140}, anchors: {forbid-unused-anchors: true}}}"
-    assert output("yamllint", "--strict", "-d", rules, "docker-compose.yml", "deploy/prometheus") == ""
+    assert output("yamllint", "--strict", "-d", rules, *VLLM, "deploy/prometheus") == ""
 
 
 @pytest.mark.parametrize("missing", SECRETS)
@@ -176,3 +177,47 @@ def test_the_example_is_wired_to_code_that_exists(compose: dict[str, Any], root:
     policy, seed = compose["services"]["seed"]["command"][2:]
     assert policy == compose["services"]["learner"]["environment"]["LEYDEN_LEARNER_POLICY"]
     assert (root / "examples" / Path(seed).relative_to("/app/user") / "config.json").exists()
+
+
+@pytest.fixture(scope="module")
+def with_vllm(output: Callable[..., str]) -> dict[str, Any]:
+    """The same project with vLLM on a GPU."""
+    files = [part for name in VLLM for part in ("-f", name)]
+    command = ("docker-compose", "--env-file", "/dev/null", *files, "config", "--format", "json")
+    image = {"LEYDEN_VLLM_IMAGE": "vllm/vllm-openai:v0.32.0"}
+    project: dict[str, Any] = json.loads(output(*command, env=SECRETS | image))
+    return project
+
+
+def test_vllm_is_driven_by_inference_and_reached_by_nobody_else(
+    compose: dict[str, Any],
+    with_vllm: dict[str, Any],
+    settings_types: dict[str, type[BaseSettings]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Weights are found under one path by both; the gateway needs no change."""
+    inference, vllm = (with_vllm["services"][name] for name in ("inference", "vllm"))
+    for name, value in inference["environment"].items():
+        monkeypatch.setenv(name, value)
+    given = settings_types["inference"]().model_dump()
+    assert given["engine"] == "vllm"
+    assert given["policies"] == ["calculator"]
+    assert given["vllm"]["urls"] == ["http://vllm:8000"]
+    assert "ports" not in vllm
+    assert vllm["environment"]["VLLM_SERVER_DEV_MODE"] == "1"
+    assert vllm["command"][0] == with_vllm["services"]["seed"]["command"][3]
+    targets = {volume["target"] for volume in vllm["volumes"]}
+    assert targets >= {volume["target"] for volume in inference["volumes"]}
+    assert vllm["environment"]["PYTHONPATH"] in targets
+    assert all(volume["read_only"] for volume in vllm["volumes"])
+    (device,) = vllm["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert with_vllm["services"]["gateway"] == compose["services"]["gateway"]
+
+
+def test_vllm_needs_an_image(attempt: Callable[..., Any]) -> None:
+    """There is one for GPUs and one for CPUs, so there is no default."""
+    files = [part for name in VLLM for part in ("-f", name)]
+    done = attempt("docker-compose", "--env-file", "/dev/null", *files, "config", "--quiet", env=SECRETS)
+    assert done.returncode != 0
+    assert "LEYDEN_VLLM_IMAGE" in done.stderr

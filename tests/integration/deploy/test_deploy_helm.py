@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings
 pytestmark = pytest.mark.timeout(360)
 
 CHART = Path("deploy/helm/leyden")
-VALUES = ("minimal", "production", "serving-only")
+VALUES = ("minimal", "production", "serving-only", "vllm")
 SERVICES = ("gateway", "runner", "reward", "credit", "registry", "learner", "inference")
 KUBERNETES = "1.33"
 SECRETS = {
@@ -71,7 +71,7 @@ def pods(resources: list[Resource]) -> dict[str, Resource]:
 
 def environment(resources: list[Resource], component: str) -> dict[str, str]:
     """What a component's container sees; Secrets hold what ``SECRETS`` says."""
-    (container,) = pods(resources)[component]["containers"]
+    container = pods(resources)[component]["containers"][0]
     found: dict[str, str] = {}
     for source in container.get("envFrom", []):
         found |= next(
@@ -160,7 +160,8 @@ def test_every_service_is_probed_on_its_operations_port(
     """Liveness asks whether the process answers, readiness whether it can work."""
     for component, pod in pods(rendered[values]).items():
         if component in SERVICES:
-            (container,) = pod["containers"]
+            container = pod["containers"][0]
+            assert container["name"] == component
             probes = {
                 name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
             }
@@ -229,6 +230,41 @@ def test_the_gateway_knows_every_inference_replica_by_name(rendered: dict[str, l
     assert service["spec"]["clusterIP"] == "None"
     name = service["metadata"]["name"]
     assert json.loads(given) == [f"http://{name}-{index}.{name}:8001" for index in range(3)]
+
+
+def test_vllm_stands_beside_inference_on_the_pod_s_loopback(
+    rendered: dict[str, list[Resource]], root: Path
+) -> None:
+    """Its weights can be changed by whoever reaches it, so nobody else does; replicas know each other."""
+    given = environment(rendered["vllm"], "inference")
+    pod = pods(rendered["vllm"])["inference"]
+    _, vllm = pod["containers"]
+    assert vllm["command"] == ["vllm", "serve"]
+    assert vllm["args"][0] == "/var/lib/leyden/checkpoints/base"
+    assert {"--host=127.0.0.1", "--port=8100", "--enable-lora", "--max-loras=4"} <= set(vllm["args"])
+    assert "ports" not in vllm
+    assert json.loads(given["LEYDEN_INFERENCE_VLLM__URLS"]) == ["http://127.0.0.1:8100"]
+    assert json.loads(given["LEYDEN_INFERENCE_POLICIES"]) == ["support"]
+    assert (
+        given["LEYDEN_INFERENCE_VLLM__PEERS"]
+        == environment(rendered["vllm"], "gateway")["LEYDEN_GATEWAY_REPLICAS"]
+    )
+    assert vllm["resources"]["limits"]["nvidia.com/gpu"] == 1
+    mounts = {mount["name"]: mount["mountPath"] for mount in vllm["volumeMounts"]}
+    own = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert mounts["checkpoints"] == own["checkpoints"], "versions lie under the same path"
+    assert {volume["name"] for volume in pod["volumes"]} >= set(mounts)
+    inside = find(rendered["vllm"], "ConfigMap", "-vllm")["data"]["leyden_vllm.py"]
+    source = root / "services/inference/leyden_inference/vllm/inside/leyden_vllm.py"
+    assert inside == source.read_text()
+    python_path = {entry["name"]: entry["value"] for entry in vllm["env"]}["PYTHONPATH"]
+    assert mounts["vllm-inside"] == python_path
+
+
+def test_without_vllm_nothing_of_it_is_there(rendered: dict[str, list[Resource]]) -> None:
+    """One container, and the built-in engine."""
+    assert len(pods(rendered["minimal"])["inference"]["containers"]) == 1
+    assert not [name for name in environment(rendered["minimal"], "inference") if "VLLM" in name]
 
 
 def test_models_may_be_served_elsewhere(rendered: dict[str, list[Resource]]) -> None:
@@ -323,7 +359,7 @@ def test_keda_watches_the_group_that_the_runner_joins(rendered: dict[str, list[R
     assert "replicas" not in find(rendered["production"], "Deployment", "-gateway")["spec"]
 
 
-def test_only_the_gateway_reaches_inference(rendered: dict[str, list[Resource]]) -> None:
+def test_only_the_gateway_and_its_own_replicas_reach_inference(rendered: dict[str, list[Resource]]) -> None:
     """An agent in a runner's pod must not sample unrecorded, nor move aliases."""
     policies = {
         item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["ingress"]
@@ -332,7 +368,9 @@ def test_only_the_gateway_reaches_inference(rendered: dict[str, list[Resource]])
     }
     assert set(policies) == set(SERVICES)
     (peer,) = policies["inference"][1]["from"]
-    assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
+    assert peer["podSelector"]["matchExpressions"] == [
+        {"key": "app.kubernetes.io/component", "operator": "In", "values": ["gateway", "inference"]}
+    ]
     (peer,) = policies["registry"][1]["from"]
     assert peer["podSelector"]["matchExpressions"] == [
         {"key": "app.kubernetes.io/component", "operator": "NotIn", "values": ["runner"]}
@@ -355,6 +393,8 @@ def test_only_the_gateway_reaches_inference(rendered: dict[str, list[Resource]])
         (["--set", "kafka.bootstrap=kafka"], "pattern"),
         (["--set", "gateway.apiKeys.shop.tenant=shop"], "existingSecret"),
         (["--set", "gateway.externals.judge.model=large"], "base_url"),
+        (["--set", "inference.vllm.enabled=true"], "inference.vllm.model is required"),
+        (["--set", "inference.vllm.gpus=1"], "gpus"),
     ],
 )
 def test_wrong_values_are_refused_by_name(

@@ -66,6 +66,12 @@ http://{{ include "leyden.fullname" . }}-registry:8002
 {{- if .Values.gateway.upstreams -}}
 {{- .Values.gateway.upstreams | toJson -}}
 {{- else -}}
+{{- include "leyden.replicas" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Every replica of inference by name, as JSON. */}}
+{{- define "leyden.replicas" -}}
 {{- $name := printf "%s-inference" (include "leyden.fullname" .) -}}
 {{- $inference := include "leyden.component" (list . "inference") | fromYaml -}}
 {{- $urls := list -}}
@@ -73,5 +79,4 @@ http://{{ include "leyden.fullname" . }}-registry:8002
 {{- $urls = append $urls (printf "http://%s-%d.%s:8001" $name $i $name) -}}
 {{- end -}}
 {{- $urls | toJson -}}
-{{- end -}}
 {{- end -}}

@@ -44,6 +44,14 @@ capabilities: {drop: [ALL]}
   persistentVolumeClaim:
     claimName: {{ $root.Values.gateway.spool.existingClaim }}
 {{- end }}
+{{- if and (eq $name "inference") $root.Values.inference.vllm.enabled }}
+- name: vllm-tmp
+  emptyDir: {}
+- name: vllm-memory
+  emptyDir: {medium: Memory}
+- name: vllm-inside
+  configMap: {name: {{ include "leyden.fullname" $root }}-vllm}
+{{- end }}
 {{- with $values.extraVolumes }}
 {{ toYaml . }}
 {{- end }}
@@ -145,6 +153,9 @@ spec:
         {{- toYaml $values.resources | nindent 8 }}
       volumeMounts:
         {{- include "leyden.volumeMounts" (list $root $name $values) | nindent 8 }}
+    {{- if and (eq $name "inference") $root.Values.inference.vllm.enabled }}
+    {{- include "leyden.vllm" (list $root $values) | nindent 4 }}
+    {{- end }}
   volumes:
     {{- include "leyden.volumes" (list $root $name $values) | nindent 4 }}
   {{- range $key := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}

@@ -109,6 +109,19 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
   value: http://{{ include "leyden.fullname" $root }}-gateway:{{ $root.Values.gateway.service.port }}
 - name: LEYDEN_RUNNER_AGENTS
   value: {{ required "agents is required while the runner is enabled: at least one, for instance {default: {callable: \"my.agent:solve\"}}" $root.Values.agents | toJson | quote }}
+{{- else if and (eq $name "inference") $root.Values.inference.vllm.enabled }}
+- name: LEYDEN_INFERENCE_ENGINE
+  value: vllm
+- name: LEYDEN_INFERENCE_POLICIES
+  value: {{ list (required "policy is required: the name of the policy that vLLM serves" $root.Values.policy) | toJson | quote }}
+- name: LEYDEN_INFERENCE_VLLM__URLS
+  value: {{ list (printf "http://127.0.0.1:%v" $root.Values.inference.vllm.port) | toJson | quote }}
+- name: LEYDEN_INFERENCE_VLLM__START_TIMEOUT_S
+  value: "1800"
+- name: LEYDEN_INFERENCE_VLLM__MAX_LORAS
+  value: {{ $root.Values.inference.vllm.maxLoras | quote }}
+- name: LEYDEN_INFERENCE_VLLM__PEERS
+  value: {{ include "leyden.replicas" $root | quote }}
 {{- else if eq $name "learner" }}
 - name: LEYDEN_LEARNER_POLICY
   value: {{ required "policy is required: the name of the policy to train" $root.Values.policy | quote }}

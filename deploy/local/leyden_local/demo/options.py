@@ -21,6 +21,7 @@ class DemoOptions(BaseModel):
     samples: int = Field(default=8, ge=2, description="Rollouts of a task, its group.")
     heldout: int = Field(default=200, ge=1, description="Held-out tasks of each evaluation.")
     staleness: int = Field(default=2, ge=0, description="Versions a rollout may be late.")
+    start_timeout_s: float = Field(default=600.0, gt=0, description="vLLM takes a minute or two.")
     train_timeout_s: float = Field(default=900.0, gt=0)
     evaluation_timeout_s: float = Field(default=300.0, gt=0)
     keep: bool = Field(default=False, description="Keep the stack's folder: logs, checkpoints, database.")

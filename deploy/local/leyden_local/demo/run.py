@@ -42,7 +42,11 @@ def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
     progress = Progress(console, options.steps)
     directory = Path(tempfile.mkdtemp(prefix="leyden-demo-"))
     config = calculator(
-        options.examples.resolve().parent, directory, run=RUN, settings=options.service_settings()
+        options.examples.resolve().parent,
+        directory,
+        run=RUN,
+        settings=options.service_settings(),
+        start_timeout_s=options.start_timeout_s,
     )
     try:
         with stack.foreground(config) as state, _memory(state) as peak:

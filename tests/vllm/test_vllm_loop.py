@@ -1,0 +1,52 @@
+"""The demo on vLLM: a short training run makes the agent better at tasks it never saw, each version served by vLLM.
+
+Run by ``make test-vllm``.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from inference_process import REPOSITORY, VLLM, engine_environment
+
+pytestmark = [
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(VLLM is None, reason="LEYDEN_TEST_VLLM does not name the program vllm"),
+]
+
+STEPS = 8
+
+
+def test_a_short_demo_trains_on_vllm(tmp_path: Path) -> None:
+    chosen = engine_environment("vllm") | {"LEYDEN_INFERENCE_POLICIES": '["calculator"]'}
+    settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
+    command = [
+        *(sys.executable, "-m", "leyden.cli", "demo", "--steps", str(STEPS), "--heldout", "60"),
+        *("--reports", str(tmp_path / "reports"), "--keep"),
+        *settings,
+    ]
+    environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    result = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1400, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    (report,) = (tmp_path / "reports").iterdir()
+    summary = json.loads((report / "summary.json").read_text())
+    assert summary["final_version"] == STEPS
+    assert [evaluation["excluded"] for evaluation in summary["evaluations"]] == [0] * 4
+    before, after = (
+        {e["mode"]: e["success"] for e in summary["evaluations"] if e["when"] == when}
+        for when in ("before", "after")
+    )
+    assert after["greedy"] > before["greedy"] + 0.1
+    assert after["sampled"] > before["sampled"] + 0.1
+    (log,) = tmp_path.glob("leyden-demo-*/logs/inference.log")
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    assert "vllm_starting" in {event["event"] for event in events}
+    loaded = [event["model"] for event in events if event["event"] == "version_swapped"]
+    assert loaded[0] == "calculator@0"
+    assert f"calculator@{STEPS}" in loaded
+    assert len(loaded) >= STEPS // 2, "several versions were served, not only the last"
+    assert "version_not_loaded" not in {event["event"] for event in events}
