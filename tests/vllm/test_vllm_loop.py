@@ -1,4 +1,4 @@
-"""The demo on vLLM: a short training run makes the agent better at tasks it never saw, each version served by vLLM.
+"""The demo on vLLM: a short run makes the agent better at tasks it never saw, vLLM serving every version.
 
 Run by ``make test-vllm``.
 """
