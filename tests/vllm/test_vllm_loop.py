@@ -4,8 +4,11 @@ Run by ``make test-vllm``.
 """
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,16 @@ pytestmark = [
 STEPS = 8
 
 
-def test_a_short_demo_trains_on_vllm(tmp_path: Path) -> None:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """Where the stack keeps its files: not below pytest's folder, which Postgres' own user cannot enter."""
+    folder = Path(tempfile.mkdtemp(prefix="leyden-vllm-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_short_demo_trains_on_vllm(tmp_path: Path, open_folder: Path) -> None:
     chosen = engine_environment("vllm") | {"LEYDEN_INFERENCE_POLICIES": '["calculator"]'}
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     command = [
@@ -27,7 +39,7 @@ def test_a_short_demo_trains_on_vllm(tmp_path: Path) -> None:
         *("--reports", str(tmp_path / "reports"), "--keep"),
         *settings,
     ]
-    environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = {"TMPDIR": str(open_folder), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     result = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1400, check=False
     )
@@ -42,7 +54,7 @@ def test_a_short_demo_trains_on_vllm(tmp_path: Path) -> None:
     )
     assert after["greedy"] > before["greedy"] + 0.1
     assert after["sampled"] > before["sampled"] + 0.1
-    (log,) = tmp_path.glob("leyden-demo-*/logs/inference.log")
+    (log,) = open_folder.glob("leyden-demo-*/logs/inference.log")
     events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert "vllm_starting" in {event["event"] for event in events}
     loaded = [event["model"] for event in events if event["event"] == "version_swapped"]
