@@ -15,7 +15,7 @@ VERL_STAMP := $(VERL_VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams clean
+.PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams bench-inference clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ bench-credit: $(STAMP) ## Measure what step-level credit is worth: trains two ag
 
 bench-streams: $(STAMP) ## Measure reward and credit with thousands of rollouts open
 	$(BIN)/python benchmarks/streams.py $(ARGS)
+
+bench-inference: $(STAMP) $(VLLM_STAMP) ## Measure the built-in engine beside vLLM
+	$(BIN)/python benchmarks/inference.py --vllm $(VLLM_VENV)/bin/vllm $(ARGS)
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) $(CLIENTS_VENV) $(VERL_VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -259,8 +259,6 @@ def adapter(root: Path) -> tuple[Path, Any]:
     """An adapter over version 6 as peft writes one, with its probe; and the model that it makes."""
     from peft import LoraConfig
 
-    from leyden_learner.probing import probe
-
     model = load(root / "full-6")
     inject(model, rank=4, alpha=8.0, targets=())
     generator = torch.Generator().manual_seed(7)
@@ -270,15 +268,16 @@ def adapter(root: Path) -> tuple[Path, Any]:
     folder = root / "lora-7"
     folder.mkdir()
     layers = sorted({name.split(".")[-3] for name in adapters(model)})
-    LoraConfig(r=4, lora_alpha=8, target_modules=layers, task_type="CAUSAL_LM").save_pretrained(folder)
+    LoraConfig(r=4, lora_alpha=8, target_modules=layers, task_type="CAUSAL_LM").save_pretrained(str(folder))
     weights = {
         f"base_model.model.{name.replace('.default', '')}": value.detach().clone()
         for name, value in adapters(model).items()
     }
     save_file(weights, folder / "adapter_model.safetensors")
-    write_probe(folder, probe(model))
     whole = load(root / "full-6")
     whole.load_state_dict(merged(model))
+    whole.save_pretrained(root / "merged-7")
+    write_probe(folder, computed_probe(root / "merged-7"))
     return folder, whole
 
 

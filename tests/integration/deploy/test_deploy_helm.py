@@ -253,6 +253,7 @@ def test_vllm_stands_beside_inference_on_the_pod_s_loopback(
     mounts = {mount["name"]: mount["mountPath"] for mount in vllm["volumeMounts"]}
     own = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
     assert mounts["checkpoints"] == own["checkpoints"], "versions lie under the same path"
+    assert mounts["vllm-versions"] == own["vllm-versions"] == given["LEYDEN_INFERENCE_CACHE_DIR"]
     assert {volume["name"] for volume in pod["volumes"]} >= set(mounts)
     inside = find(rendered["vllm"], "ConfigMap", "-vllm")["data"]["leyden_vllm.py"]
     source = root / "services/inference/leyden_inference/vllm/inside/leyden_vllm.py"

@@ -47,6 +47,8 @@ capabilities: {drop: [ALL]}
 {{- if and (eq $name "inference") $root.Values.inference.vllm.enabled }}
 - name: vllm-tmp
   emptyDir: {}
+- name: vllm-versions
+  emptyDir: {}
 - name: vllm-memory
   emptyDir: {medium: Memory}
 - name: vllm-inside
@@ -71,6 +73,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if and (eq $name "gateway") $root.Values.gateway.spool.existingClaim }}
 - {name: spool, mountPath: {{ $root.Values.gateway.spool.mountPath }}}
+{{- end }}
+{{- if and (eq $name "inference") $root.Values.inference.vllm.enabled }}
+- {name: vllm-versions, mountPath: /var/cache/leyden}
 {{- end }}
 {{- with $values.extraVolumeMounts }}
 {{ toYaml . }}

@@ -118,6 +118,8 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
   value: {{ list (printf "http://127.0.0.1:%v" $root.Values.inference.vllm.port) | toJson | quote }}
 - name: LEYDEN_INFERENCE_VLLM__START_TIMEOUT_S
   value: "1800"
+- name: LEYDEN_INFERENCE_CACHE_DIR
+  value: /var/cache/leyden
 - name: LEYDEN_INFERENCE_VLLM__MAX_LORAS
   value: {{ $root.Values.inference.vllm.maxLoras | quote }}
 - name: LEYDEN_INFERENCE_VLLM__PEERS

@@ -49,6 +49,7 @@
     - {name: vllm-tmp, mountPath: /tmp}
     - {name: vllm-memory, mountPath: /dev/shm}
     - {name: vllm-inside, mountPath: /opt/leyden-vllm, readOnly: true}
+    - {name: vllm-versions, mountPath: /var/cache/leyden, readOnly: true}
     - {name: checkpoints, mountPath: {{ $root.Values.checkpoints.mountPath }}, readOnly: true}
     {{- with $values.extraVolumeMounts }}
     {{- toYaml . | nindent 4 }}

@@ -1,0 +1,1 @@
+"""Measures engines of the inference service beside each other."""
