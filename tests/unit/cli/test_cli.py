@@ -74,6 +74,8 @@ def test_help(command: str, leyden: Leyden) -> None:
         (["down"], 0, "No stack runs in .leyden"),
         (["logs", "gateway"], 1, "no log of gateway"),
         (["demo", "--examples", "."], 1, "run the demo in a clone of the repository"),
+        (["demo", "--model", "gpt"], 2, "'gpt' is not one of 'seed',"),
+        (["demo", "--heldout", "5001"], 1, "at most 5000 held-out tasks"),
         (["up", "--model", "nowhere", "--agent", "default=a:b"], 1, "nowhere is not a folder"),
         (["up", "--model", ".", "--agent", "default"], 1, "write --agent NAME=package.module:function"),
         (["topics", "create", "--kafka", "127.0.0.1:1"], 1, "127.0.0.1:1"),

@@ -14,9 +14,41 @@ from leyden_local.demo.tally import Tally
 from leyden_platform.messaging import Publisher
 from leyden_schemas import Limits, RewardSpec, Sampling, Split, Task, TrajectoryStatus, policy_at
 
-POLICY = "calculator"
-REWARD = RewardSpec(name="calculator")
-LIMITS = Limits(timeout_s=60, max_completions=8)
+MAX_COMPLETIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Makes an example's problems into the messages that any producer could send."""
+
+    policy: str
+    """Also the name of the reward."""
+    rollout_timeout_s: float
+
+    def task(
+        self,
+        problem: dict[str, Any],
+        run: str,
+        task_id: str,
+        *,
+        policy: str,
+        split: Split = Split.TRAIN,
+        samples: int = 1,
+        temperature: float = 1.0,
+    ) -> Task:
+        """One problem, to be tried ``samples`` times by the version that ``policy`` means."""
+        return Task(
+            run=run,
+            task_id=task_id,
+            input={"question": problem["question"]},
+            reference=problem["answer"],
+            policy=policy,
+            samples=samples,
+            reward=RewardSpec(name=self.policy),
+            split=split,
+            limits=Limits(timeout_s=self.rollout_timeout_s, max_completions=MAX_COMPLETIONS),
+            sampling=Sampling(temperature=temperature),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +69,7 @@ class Evaluation:
 async def evaluate(
     log: RunLog,
     publisher: Publisher,
+    asker: Asker,
     problems: Sequence[dict[str, Any]],
     version: int,
     temperature: float,
@@ -44,14 +77,14 @@ async def evaluate(
 ) -> Evaluation:
     """Success of ``policy@version`` on the problems. Raises ``DemoFailed`` when they do not all come back."""
     run = f"evaluate-{version}-{'greedy' if temperature == 0 else 'sampled'}"
-    tally = log.open(run, POLICY)
+    tally = log.open(run, asker.policy)
     tasks = [
-        make_task(
+        asker.task(
             problem,
             run,
             f"{run}-{i}",
             split=Split.EVAL,
-            policy=policy_at(POLICY, version),
+            policy=policy_at(asker.policy, version),
             temperature=temperature,
         )
         for i, problem in enumerate(problems)
@@ -67,10 +100,14 @@ async def evaluate(
 
 
 async def train(
-    log: RunLog, publisher: Publisher, problems: Iterator[dict[str, Any]], options: DemoOptions
+    log: RunLog,
+    publisher: Publisher,
+    asker: Asker,
+    problems: Iterator[dict[str, Any]],
+    options: DemoOptions,
 ) -> Tally:
     """Publish tasks as fast as staleness allows until the learner made its steps. Raises ``DemoFailed``."""
-    tally = log.open(RUN, POLICY)
+    tally = log.open(RUN, asker.policy)
     numbered = enumerate(problems)
 
     async def feed() -> None:
@@ -82,7 +119,7 @@ async def train(
             running=tally.running,
         )
         tasks = [
-            make_task(problem, RUN, f"train-{i}", samples=options.samples, policy=f"{POLICY}#latest")
+            asker.task(problem, RUN, f"train-{i}", samples=options.samples, policy=f"{asker.policy}#latest")
             for i, problem in islice(numbered, room // options.samples)
         ]
         tally.ask(tasks)
@@ -99,31 +136,6 @@ async def train(
             f"{len(tally.finished)} of {tally.asked} rollouts came back, {len(tally.accepted)} became samples"
         ) from None
     return tally
-
-
-def make_task(
-    problem: dict[str, Any],
-    run: str,
-    task_id: str,
-    *,
-    policy: str,
-    split: Split = Split.TRAIN,
-    samples: int = 1,
-    temperature: float = 1.0,
-) -> Task:
-    """A calculator problem as the message any producer could send."""
-    return Task(
-        run=run,
-        task_id=task_id,
-        input={"question": problem["question"]},
-        reference=problem["answer"],
-        policy=policy,
-        samples=samples,
-        reward=REWARD,
-        split=split,
-        limits=LIMITS,
-        sampling=Sampling(temperature=temperature),
-    )
 
 
 def _reasons(tally: Tally) -> str:

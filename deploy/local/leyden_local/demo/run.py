@@ -1,13 +1,12 @@
 """The demo from start to report."""
 
 import asyncio
-import importlib
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,42 +14,34 @@ import psutil
 from rich.console import Console
 
 from leyden_local import stack
-from leyden_local.config import calculator
 from leyden_local.demo import report
-from leyden_local.demo.campaign import evaluate, train
-from leyden_local.demo.log import DemoFailed, RunLog
-from leyden_local.demo.options import RUN, DemoOptions
+from leyden_local.demo.campaign import Asker, evaluate, train
+from leyden_local.demo.log import RunLog
+from leyden_local.demo.options import DemoOptions
 from leyden_local.demo.progress import Progress
+from leyden_local.demo.scenarios import Scenario
 from leyden_local.demo.summary import EvaluationResult, Summary, summarise
 from leyden_local.state import StackState
 from leyden_platform.messaging import KafkaPublisher
 from leyden_platform.settings import KafkaSettings
 
 
-def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
+def run_demo(scenario: Scenario, options: DemoOptions, console: Console) -> tuple[Summary, Path]:
     """Run the demo and write its report; returns the summary and the report's folder.
 
     Raises ``DemoFailed`` or ``StackFailed``. Whatever happens, no process is left behind.
     """
-    if not (options.examples / "calculator" / "seed" / "config.json").is_file():
-        raise DemoFailed(
-            f"{options.examples}/calculator/seed is missing: run the demo in a clone of the repository, "
-            "or name its examples folder with --examples"
-        )
+    options = options.model_copy(update={"examples": options.examples.resolve()})
+    model = scenario.model(options.examples, lambda text: console.print(text, highlight=False))
+    tasks = scenario.tasks(options)
     folder = options.reports / f"demo-{datetime.now().astimezone():%Y%m%d-%H%M%S}-seed{options.seed}"
     report.prepare(folder)
     progress = Progress(console, options.steps)
     directory = Path(tempfile.mkdtemp(prefix="leyden-demo-"))
-    config = calculator(
-        options.examples.resolve().parent,
-        directory,
-        run=RUN,
-        settings=options.service_settings(),
-        start_timeout_s=options.start_timeout_s,
-    )
+    config = scenario.stack(options, directory, model)
     try:
         with stack.foreground(config) as state, _memory(state) as peak:
-            evaluations, tally = asyncio.run(_campaign(options, state, progress))
+            evaluations, tally = asyncio.run(_campaign(scenario, tasks, options, state, progress))
             progress.stage("stopping")
         progress.stage("done")
         summary = summarise(options, evaluations, tally, progress.timings, max(peak, default=0.0))
@@ -67,12 +58,12 @@ def run_demo(options: DemoOptions, console: Console) -> tuple[Summary, Path]:
 
 
 async def _campaign(
-    options: DemoOptions, state: StackState, progress: Progress
+    scenario: Scenario, tasks: Any, options: DemoOptions, state: StackState, progress: Progress
 ) -> tuple[list[EvaluationResult], Any]:
     kafka = KafkaSettings(bootstrap=state.endpoints.kafka, idempotent=False)
     publisher = KafkaPublisher(kafka, "demo")
     await publisher.start()
-    tasks = _tasks_module(options.examples)
+    asker = Asker(scenario.example, options.rollout_timeout_s)
     heldout = list(tasks.generate(options.heldout, split="heldout", seed=options.seed))
     evaluations: list[EvaluationResult] = []
     log = RunLog(kafka)
@@ -82,7 +73,7 @@ async def _campaign(
         for temperature in (0.0, 1.0):
             progress.stage(f"evaluate {when}, {'greedy' if temperature == 0 else 'sampled'}")
             result = await evaluate(
-                log, publisher, heldout, version, temperature, options.evaluation_timeout_s
+                log, publisher, asker, heldout, version, temperature, options.evaluation_timeout_s
             )
             evaluations.append(EvaluationResult.of(when, result))
 
@@ -90,19 +81,12 @@ async def _campaign(
         async with log.watching(), progress.shown():
             await measure("before", 0)
             progress.stage("train")
-            problems: Iterator[dict[str, Any]] = tasks.generate(10_000, split="train", seed=options.seed)
-            tally = await train(log, publisher, problems, options)
+            problems = cycle(tasks.generate(tasks.MOST["train"], split="train", seed=options.seed))
+            tally = await train(log, publisher, asker, problems, options)
             await measure("after", max(model.version for model in tally.steps.values()))
     finally:
         await publisher.stop()
     return evaluations, tally
-
-
-def _tasks_module(examples: Path) -> Any:
-    """The example's own task generator."""
-    if str(examples) not in sys.path:
-        sys.path.insert(0, str(examples))
-    return importlib.import_module("calculator.tasks")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
-from leyden_local.demo.campaign import POLICY, Evaluation
+from leyden_local.demo.campaign import Evaluation
 from leyden_local.demo.options import DemoOptions
 from leyden_local.demo.tally import Tally
 from leyden_schemas import ModelPublished
@@ -114,7 +114,7 @@ def summarise(
     start = published[0].occurred_at if published else None
     curve = [_point(model, tally.rewards_by_version.get(model.version, []), start) for model in published]
     return Summary(
-        policy=POLICY,
+        policy=tally.policy,
         seed=options.seed,
         options=options.model_dump(mode="json", exclude={"examples", "reports"}),
         packages={name: version(name) for name in PACKAGES},

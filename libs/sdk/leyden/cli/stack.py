@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -239,8 +240,24 @@ def down(
             output.print(f"Removed {directory}.")
 
 
+class DemoModel(StrEnum):
+    """What the demo can train."""
+
+    SEED = "seed"
+    SMOLLM2 = "smollm2"
+
+
 def demo(
-    steps: Annotated[int | None, typer.Option(min=1, help="Learner steps.")] = None,
+    model: Annotated[
+        DemoModel,
+        typer.Option(
+            help="seed: the calculator's small model, some minutes. smollm2: SmolLM2-135M-Instruct on sums "
+            "of reasoning-gym, about half an hour on two busy cores and 9 GB of memory."
+        ),
+    ] = DemoModel.SEED,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Learner steps. Default: 26, with smollm2 14.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of the learner.")] = 0,
     heldout: Annotated[int, typer.Option(min=1, help="Held-out tasks of each evaluation.")] = 200,
     reports: Annotated[Path, typer.Option(help="Where the report's folder is made.")] = Path("reports"),
@@ -254,23 +271,25 @@ def demo(
 ) -> None:
     """Watch an agent get better: start everything, evaluate, train, evaluate again, write a report, stop.
 
-    Takes some minutes on two cores. Exit status 1 when the agent did not improve on the held-out tasks.
+    Takes some minutes on two cores with the seed. Ctrl-C stops everything and keeps the logs. Exit status 1
+    when the agent did not improve on the held-out tasks.
     """
     with _plain_errors():
         from leyden_local.demo import report
-        from leyden_local.demo.options import DemoOptions
         from leyden_local.demo.run import run_demo
+        from leyden_local.demo.scenarios import SCENARIOS
 
-        options = DemoOptions(
+        scenario = SCENARIOS[model]
+        options = scenario.choose(
             examples=examples or _repository() / "examples",
             reports=reports,
             seed=seed,
             heldout=heldout,
+            steps=steps,
             keep=keep,
             settings=_pairs(setting or [], "--set LEYDEN_NAME=VALUE"),
-            **({"steps": steps} if steps else {}),
         )
-        summary, folder = run_demo(options, output)
+        summary, folder = run_demo(scenario, options, output)
     output.print(report.table(summary), report.timings(summary))
     output.print(f"Report: {folder / 'report.html'}", highlight=False)
     if not summary.improved:

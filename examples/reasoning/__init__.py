@@ -1,0 +1,1 @@
+"""An agent that does sums in its head, tasks from reasoning-gym, and its verdict as reward."""
