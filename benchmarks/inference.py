@@ -14,7 +14,7 @@ import typer
 from gateway_bench.measure import Measurement, percentile
 from gateway_bench.report import write_json
 from inference_bench.load import load
-from inference_bench.subjects import ROOT, SUBJECTS, SubjectFailed, serving
+from inference_bench.subjects import ROOT, SUBJECTS, SubjectFailed, cpu_seconds, serving
 from rich.console import Console
 from rich.table import Table
 
@@ -36,13 +36,15 @@ def main(
     for subject in subjects.split(","):
         with tempfile.NamedTemporaryFile(suffix=".log") as log:
             try:
-                with serving(subject, vllm, model, Path(log.name)) as url:
+                with serving(subject, vllm, model, Path(log.name)) as (url, pid):
                     for clients in map(int, concurrency.split(",")):
-                        found += _case(subject, url, clients, seconds, runs)
+                        found += _case(subject, url, pid, clients, seconds, runs)
             except (SubjectFailed, OSError) as error:
                 console.print(f"{subject}: {error}")
                 raise typer.Exit(1) from None
-    table = Table("subject", "clients", "tokens/s", "requests/s", "p50 ms", "p99 ms", "failures")
+    table = Table(
+        "subject", "clients", "tokens/s", "tokens/CPU s", "requests/s", "p50 ms", "p99 ms", "failures"
+    )
     for case in dict.fromkeys((one.subject, one.case) for one in found):
         values = {one.metric: one.value for one in found if (one.subject, one.case) == case}
         table.add_row(*case, *(f"{values[name]:,.0f}" for name in METRICS))
@@ -54,13 +56,22 @@ def main(
         raise typer.Exit(1)
 
 
-METRICS = {"tokens": "tokens/s", "requests": "requests/s", "p50": "ms", "p99": "ms", "failures": "requests"}
+METRICS = {
+    "tokens": "tokens/s",
+    "per_cpu": "tokens/s",
+    "requests": "requests/s",
+    "p50": "ms",
+    "p99": "ms",
+    "failures": "requests",
+}
 
 
-def _case(subject: str, url: str, clients: int, seconds: float, runs: int) -> list[Measurement]:
+def _case(subject: str, url: str, pid: int, clients: int, seconds: float, runs: int) -> list[Measurement]:
     measured: dict[str, list[float]] = {name: [] for name in METRICS}
     for run in range(runs):
+        before = cpu_seconds(pid)
         counted = asyncio.run(load(url, clients, seconds, run))
+        measured["per_cpu"].append(counted.all_tokens / (cpu_seconds(pid) - before))
         latencies = sorted(counted.latencies_s) or [float("nan")]
         measured["tokens"].append(counted.tokens / seconds)
         measured["requests"].append(len(counted.latencies_s) / seconds)

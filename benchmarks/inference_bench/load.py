@@ -26,6 +26,8 @@ class Counted:
     """What clients got within the time of a run."""
 
     tokens: int = 0
+    all_tokens: int = 0
+    """Those before and after the run too, for what they cost."""
     latencies_s: list[float] = field(default_factory=list)
     failures: int = 0
 
@@ -64,11 +66,14 @@ async def _client(
             body = await response.read()
         inside = measuring.is_set() and not stop.is_set()
         warm.set()
-        if inside and response.status == 200:
-            counted.tokens += msgspec.json.decode(body, type=_Answer).usage.completion_tokens
-            counted.latencies_s.append(time.perf_counter() - began)
-        elif response.status != 200:
+        if response.status != 200:
             counted.failures += 1
+            continue
+        tokens = msgspec.json.decode(body, type=_Answer).usage.completion_tokens
+        counted.all_tokens += tokens
+        if inside:
+            counted.tokens += tokens
+            counted.latencies_s.append(time.perf_counter() - began)
 
 
 def request(rng: random.Random) -> dict[str, object]:

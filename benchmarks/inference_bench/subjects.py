@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 
 from leyden_local.ports import free_ports
 
@@ -25,8 +26,8 @@ class SubjectFailed(RuntimeError):
 
 
 @contextlib.contextmanager
-def serving(subject: str, vllm: Path, model: Path, log: Path) -> Iterator[str]:
-    """The subject's base URL while it runs."""
+def serving(subject: str, vllm: Path, model: Path, log: Path) -> Iterator[tuple[str, int]]:
+    """The subject's base URL and process while it runs."""
     (port,) = free_ports(1)
     if subject == "vllm":
         command = [str(vllm), "serve", str(model), "--port", str(port), "--host", "127.0.0.1"]
@@ -43,7 +44,7 @@ def serving(subject: str, vllm: Path, model: Path, log: Path) -> Iterator[str]:
         )
     try:
         _until_served(process, url, log)
-        yield url
+        yield url, process.pid
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
@@ -52,6 +53,13 @@ def serving(subject: str, vllm: Path, model: Path, log: Path) -> Iterator[str]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process and everything it started have computed so far."""
+    root = psutil.Process(pid)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
 
 
 _ARGUMENTS = ["--enforce-eager", "--dtype", "float32"]

@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--served-model-name")
     known, _ = parser.parse_known_args()
+    if known.folder.name == os.environ.get("FAKE_DIE_WITH"):
+        sys.exit("no such architecture")
     match os.environ.get("FAKE_START"):
         case "die":
             sys.exit("no room for the key-value cache")

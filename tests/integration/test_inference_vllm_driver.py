@@ -144,6 +144,27 @@ async def test_a_server_that_never_starts_ends_the_service_with_its_last_words(
             await asyncio.wait_for(rig.running, 60)
 
 
+async def test_another_architecture_needs_a_new_start(tmp_path: Path) -> None:
+    async with running_fleet(tmp_path, settings()) as rig:
+        rig.publish(0)
+        await rig.until_served(0)
+        before = pid(rig, 0)
+        rig.announce(published(checkpoint(tmp_path, 1, layers=2), 1), moved(1))
+        await rig.until_served(1)
+        assert pid(rig, 0) != before
+        assert (await rig.ask()).json()["model"] == f"{POLICY}@1"
+
+
+async def test_a_version_that_no_server_starts_with_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    failed = value("load_failures_total", reason="start")
+    async with running_fleet(tmp_path, settings(env={"FAKE_DIE_WITH": "v1"}, max_starts=3)) as rig:
+        rig.publish(0)
+        await rig.until_served(0)
+        rig.announce(published(checkpoint(tmp_path, 1, layers=2), 1), moved(1))
+        await rig.until(lambda: value("load_failures_total", reason="start") > failed)
+        assert (await rig.ask()).json()["model"] == f"{POLICY}@0"
+
+
 async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     chosen = settings(command=["/nowhere/vllm"], max_starts=1)
     async with running_fleet(tmp_path, chosen) as rig:

@@ -28,13 +28,13 @@ DEADLINE_S = 60.0
 POLICY = "calculator"
 
 
-def checkpoint(root: Path, version: int, *, kind: WeightsKind = WeightsKind.FULL) -> Path:
+def checkpoint(root: Path, version: int, *, kind: WeightsKind = WeightsKind.FULL, layers: int = 1) -> Path:
     """A complete folder named ``v<version>`` whose probe is its own."""
     folder = root / f"v{version}"
     folder.mkdir(parents=True)
     if kind is WeightsKind.FULL:
         for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-            (folder / name).write_text(json.dumps({"vocab_size": 32}))
+            (folder / name).write_text(json.dumps({"vocab_size": 32, "layers": layers}))
         save_file({"w": torch.tensor([float(version)])}, folder / "model.safetensors")
     else:
         (folder / "adapter_config.json").write_text(json.dumps({"r": 4}))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from leyden_inference.fetching import make_fetcher
 from leyden_inference.settings import InferenceSettings
 from leyden_inference.versions import Announced, resolve
 from leyden_inference.vllm import metrics
+from leyden_inference.vllm.client import ServerFailed
 from leyden_inference.vllm.engine import Engine, Lease, loaded_names
 from leyden_inference.vllm.placement import Wanted, by_priority, place
 from leyden_inference.vllm.tender import Tender
@@ -24,6 +26,7 @@ from leyden_schemas import ModelPublished, policy_at
 log = structlog.get_logger(__name__)
 
 _WAIT_S = 1.0
+NO_START = "start"
 
 
 class VersionNotLoaded(RequestRefused):
@@ -55,6 +58,7 @@ class Fleet:
         self._settings, self._policy, self._session = settings, policy, session
         self._wanted: list[Wanted | None] = [None] * len(self.engines)
         self._refused: dict[str, tuple[ModelPublished, float]] = {}
+        self._proven: set[str] = set()
         self._changed = asyncio.Event()
         self._parked = 0
         self.turns: Turns | None = None
@@ -63,7 +67,7 @@ class Fleet:
 
     def not_ready(self) -> str | None:
         """Ready once a server takes requests, or when there is nothing to serve."""
-        if any(self._wanted) and not any(engine.names for engine in self.engines):
+        if self.announced.published.get(self._policy) and not any(engine.names for engine in self.engines):
             return "no server of vLLM serves a version yet"
         return None
 
@@ -126,6 +130,7 @@ class Fleet:
     def refuse(self, message: ModelPublished, error: LoadFailed) -> None:
         """A version could not be served: count it, leave it alone for a while, plan without it.
 
+        One that no server starts with is left alone until it is announced anew: every try costs a server.
         A folder of the settings has nothing to fall back to; its failure is raised, and ends the service.
         """
         name = policy_at(message.policy, message.version)
@@ -133,11 +138,20 @@ class Fleet:
         log.error("version_not_loaded", model=name, reason=error.reason, error=str(error))
         if not self._settings.follow:
             raise error
-        self._refused[name] = (message, time.monotonic() + self._settings.load_retry_s)
+        pause_s = math.inf if error.reason == NO_START else self._settings.load_retry_s
+        self._refused[name] = (message, time.monotonic() + pause_s)
         self.plan()
+
+    def doubt(self, message: ModelPublished, error: ServerFailed) -> None:
+        """No server could be started with a version; one that was never served gives way to an older one."""
+        published = self.announced.published.get(self._policy, {})
+        proven = policy_at(message.policy, message.version) in self._proven
+        if not proven and min(published, default=message.version) < message.version:
+            self.refuse(message, LoadFailed(NO_START, str(error)))
 
     def accept(self, name: str) -> None:
         """A version is served."""
+        self._proven.add(name)
         self._refused.pop(name, None)
         self._measure()
 

@@ -44,6 +44,10 @@ class Planner(Protocol):
         """A version could not be served."""
         ...
 
+    def doubt(self, message: ModelPublished, error: ServerFailed) -> None:
+        """No server could be started with a version; it may be the version's fault."""
+        ...
+
     def accept(self, name: str) -> None:
         """A version is served."""
         ...
@@ -96,6 +100,9 @@ class Tender:
             return
         try:
             await self._engine.bring_up(version)
+        except ServerFailed as error:
+            self._planner.doubt(message, error)
+            raise
         except LoadFailed as error:
             self._planner.refuse(message, error)
         else:
@@ -109,6 +116,9 @@ class Tender:
         async with self._turns.turn(version.name, spare=self._spare):
             try:
                 await self._change(version, held)
+            except ServerFailed as error:
+                self._planner.doubt(message, error)
+                raise
             except LoadFailed as error:
                 self._planner.refuse(message, error)
                 with contextlib.suppress(LoadFailed):
