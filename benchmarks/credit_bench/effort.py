@@ -51,5 +51,5 @@ class Result:
     seconds: float = 0.0
 
 
-EFFORTS = {"calculator": Effort(waves=16), "dispatch": Effort(waves=40, epochs=4)}
+EFFORTS = {"calculator": Effort(waves=16), "dispatch": Effort(waves=24, epochs=4)}
 """By environment."""

@@ -13,7 +13,7 @@ from typing import Any, cast
 import openai
 from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageParam, ChatCompletionToolParam
 
-from dispatch.tasks import DELIVERED, DESKS, LANES, facts_of, right_lane
+from dispatch.tasks import DELIVERED, DESKS, LANES, facts_of, right_lane, shown
 
 MAX_TURNS = 10
 """Turns that the model has: one for each desk, and two for calls that were refused."""
@@ -54,8 +54,8 @@ class House:
 
     @property
     def where(self) -> str:
-        """Where the parcel is, and how many notes are on it: `scale`, `scale, 1 note`, `delivered`."""
-        place = DELIVERED if self.left else self._ahead[0]
+        """Where the parcel is and what counts there, and its notes: `scale large, 1 note`, `delivered`."""
+        place = DELIVERED if self.left else shown(self._ahead[0], self._facts)
         return f"{place}, {self._notes} note{'s' * (self._notes > 1)}" if self._notes else place
 
     @property

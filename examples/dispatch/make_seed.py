@@ -24,9 +24,9 @@ HERE = Path(__file__).parent
 Message = dict[str, Any]
 
 # How often the teachers take the right lane where the parcel is as usual at this desk; else a random other.
-USUAL = 0.85
+USUAL = 0.70
 # Where it is not: the right lane, and the lane of usual parcels; else a random other.
-UNUSUAL, AS_IF_USUAL = 0.35, 0.50
+UNUSUAL, AS_IF_USUAL = 0.25, 0.60
 
 VOCABULARY = 512
 # One token a digit; any other text may merge, but never across the end of a line, so a fact is one token.
@@ -43,7 +43,7 @@ def transcript(task: Task, rng: random.Random) -> list[Message]:
         {"role": "user", "content": task["question"]},
     ]
     for _ in range(MAX_TURNS):
-        arguments = json.dumps({"lane": taught_lane(house.where.partition(",")[0], facts, rng)})
+        arguments = json.dumps({"lane": taught_lane(house.where.split()[0], facts, rng)})
         function = {"name": "send", "arguments": arguments}
         messages.append({"role": "assistant", "tool_calls": [{"type": "function", "function": function}]})
         messages.append({"role": "tool", "content": house.call_tool("send", arguments)})
@@ -108,7 +108,7 @@ def main() -> None:
     """Makes the tokenizer, teaches the model and writes the folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--out", type=Path, default=HERE / "seed")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)

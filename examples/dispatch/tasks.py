@@ -46,6 +46,13 @@ DESKS = {
 }
 
 
+def shown(desk: str, facts: set[str]) -> str:
+    """What is seen of a parcel at a desk: the one fact that counts there, `scale large`."""
+    usually = DESKS[desk].usually
+    pair = next(pair for pair in FACTS.items() if usually in pair)
+    return f"{desk} {next(fact for fact in pair if fact in facts)}"
+
+
 class Task(TypedDict):
     """A parcel for the agent, the desks it passes in this order, and where it should end."""
 
@@ -78,7 +85,7 @@ def make_parcel(rng: random.Random) -> Task:
     """Draws facts, a number, and the order of the desks."""
     facts = [rng.choice(pair) for pair in FACTS.items()]
     desks = rng.sample(sorted(DESKS), len(DESKS))
-    question = "\n".join([f"Parcel {rng.randrange(10_000, 100_000)}", *facts, desks[0]])
+    question = "\n".join([f"Parcel {rng.randrange(10_000, 100_000)}", *facts, shown(desks[0], {*facts})])
     return {"question": question, "desks": desks, "answer": DELIVERED}
 
 

@@ -148,10 +148,10 @@ def test_an_episode_ends_with_an_answer_or_when_the_parcel_is_out() -> None:
     said_three = {"role": "assistant", "content": "3"}
     assert hear("calculator", {"question": "1 + 2"}, three, said_three) == (True, "3", ["3"])
     assert hear("calculator", {"question": "1 + 2"}, *[three] * 6) == (True, "", ["3"] * 6)
-    parcel = {"question": "Parcel 1\nhome\nsmall\npaper\ncustoms", "desks": ["customs"]}
+    parcel = {"question": "Parcel 1\nhome\nsmall\npaper\ncustoms home", "desks": ["customs"]}
     assert hear("dispatch", parcel, call("send", lane=2)) == (True, "delivered", ["delivered"])
-    assert hear("dispatch", parcel, said_three, said_three) == (False, "customs", [])
-    assert hear("dispatch", parcel, *[said_three] * 10) == (True, "customs", [])
+    assert hear("dispatch", parcel, said_three, said_three) == (False, "customs home", [])
+    assert hear("dispatch", parcel, *[said_three] * 10) == (True, "customs home", [])
 
 
 REPLIES = [
@@ -179,7 +179,7 @@ def test_an_episode_says_what_the_agent_says(
 
     monkeypatch.setattr(agent, "HTTP", httpx.Client(transport=httpx.MockTransport(answer)))
     monkeypatch.setenv("OPENAI_API_KEY", "key")
-    task = {"question": "Parcel 1\nhome\nsmall\npaper\ncustoms", "desks": ["customs", "scale", "labels"]}
+    task = {"question": "Parcel 1\nhome\nsmall\npaper\ncustoms home", "desks": ["customs", "scale", "labels"]}
     output = agent.solve(task)
     episode = ENVIRONMENTS[name].begin(task)
     for turn, messages in enumerate(asked):

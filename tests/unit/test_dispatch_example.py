@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from calculator.make_seed import IGNORED, encode
-from dispatch import agent, make_seed, reward, tasks
+from dispatch import agent, make_seed, reward, rules, tasks
 
-from leyden import Trajectory
+from leyden import Call, Trajectory, Turn
+from leyden_platform.conversation.values import Outcome as CallOutcome
+from leyden_platform.conversation.values import Result
 from leyden_schemas import Outcome, Task, cause_id
 
 SEED = Path(agent.__file__).parent / "seed"
@@ -41,8 +43,8 @@ def test_tasks_repeat_for_a_seed_and_differ_between_seeds() -> None:
 def test_a_parcel_passes_every_desk_and_its_text_tells_three_facts_and_the_first_desk() -> None:
     for task in tasks.generate(100, split="heldout"):
         assert sorted(task["desks"]) == sorted(tasks.DESKS)
-        assert task["question"].splitlines()[-1] == task["desks"][0]
         facts = tasks.facts_of(task["question"])
+        assert task["question"].splitlines()[-1] == tasks.shown(task["desks"][0], facts)
         assert [len(facts & set(pair)) for pair in tasks.FACTS.items()] == [1, 1, 1]
 
 
@@ -59,13 +61,19 @@ def test_a_desk_has_two_lanes_and_looks_at_one_fact() -> None:
         assert lanes.count(rule.lane) == 4
 
 
+def test_a_desk_shows_the_one_fact_that_counts_there() -> None:
+    assert tasks.shown("customs", ABROAD) == "customs abroad"
+    assert tasks.shown("loading", HOME) == "loading small"
+
+
 # --- the tool
 
 
 def test_right_lanes_lead_from_desk_to_desk_and_out() -> None:
     house = agent.House("Parcel 1\nhome\nsmall\npaper\ncounter", ["counter", "customs", "labels"])
-    seen = [house.call_tool("send", send(tasks.right_lane(house.where, HOME))) for _ in range(3)]
-    assert seen == ["customs", "labels", "delivered"]
+    desks = ["counter", "customs", "labels"]
+    seen = [house.call_tool("send", send(tasks.right_lane(desk, HOME))) for desk in desks]
+    assert seen == ["customs home", "labels home", "delivered"]
     assert house.left
     assert house.call_tool("send", send(1)) == "error: the parcel has left the house"
 
@@ -73,12 +81,12 @@ def test_right_lanes_lead_from_desk_to_desk_and_out() -> None:
 def test_a_strict_desk_refuses_and_another_leaves_a_note() -> None:
     desks = ["customs", "loading", "storage", "labels"]
     house = agent.House("Parcel 1\nabroad\nlarge\npaper\ncustoms", desks)
-    assert house.call_tool("send", send(2)) == "error: refused at customs"
-    assert house.where == "customs"
-    assert house.call_tool("send", send(4)) == "loading"
-    assert house.call_tool("send", send(2)) == "storage, 1 note"
-    assert house.call_tool("send", send(1)) == "labels, 2 notes"
-    assert house.call_tool("send", send(1)) == "error: refused at labels, 2 notes"
+    assert house.call_tool("send", send(2)) == "error: refused at customs abroad"
+    assert house.where == "customs abroad"
+    assert house.call_tool("send", send(4)) == "loading large"
+    assert house.call_tool("send", send(2)) == "storage paper, 1 note"
+    assert house.call_tool("send", send(1)) == "labels abroad, 2 notes"
+    assert house.call_tool("send", send(1)) == "error: refused at labels abroad, 2 notes"
     assert house.call_tool("send", send(2)) == "delivered, 2 notes"
     assert house.left
 
@@ -97,11 +105,11 @@ def test_a_strict_desk_refuses_and_another_leaves_a_note() -> None:
 def test_a_bad_call_gets_an_error_and_moves_nothing(name: str, arguments: str, message: str) -> None:
     house = agent.House("Parcel 1\nhome\nsmall\npaper\ncounter", ["counter"])
     assert house.call_tool(name, arguments) == f"error: {message}"
-    assert house.where == "counter"
+    assert house.where == "counter small"
 
 
 @pytest.mark.parametrize(
-    ("output", "worth"), [("delivered", 1.0), ("delivered, 1 note", 0.0), ("customs", 0.0), (None, 0.0)]
+    ("output", "worth"), [("delivered", 1.0), ("delivered, 1 note", 0.0), ("customs home", 0.0), (None, 0.0)]
 )
 def test_only_delivery_is_worth_something(output: str | None, worth: float) -> None:
     task = Task(task_id="t", input={}, policy="dispatch", reference=tasks.DELIVERED)
@@ -116,6 +124,31 @@ def test_only_delivery_is_worth_something(output: str | None, worth: float) -> N
         finished_at="2026-01-01T00:00:00Z",
     )
     assert reward.reward(trajectory) == worth
+
+
+# --- the intermediate reward
+
+
+def sent(seen: str | None) -> Turn:
+    result = None if seen is None else Result(seen)
+    call = Call("send", send(1), {"lane": 1}, ("send", send(1)), result)
+    outcomes = () if call.worked is None else (CallOutcome("send", call.worked),)
+    return Turn("main", answered=True, calls=(call,), outcomes=outcomes)
+
+
+def test_a_step_that_was_refused_or_left_a_note_is_none_on_the_way() -> None:
+    seen = ["scale large", "error: refused at scale large", "labels home, 1 note", "storage paper, 1 note"]
+    assert rules.moved_on([sent(text) for text in [*seen, "customs home, 2 notes"]]) == [1, 0, 0, 1, 0]
+    refused = [
+        "labels home, 1 note",
+        "error: refused at labels home, 1 note",
+        "error: there is no tool 'x', only 'send'",
+    ]
+    assert rules.moved_on([sent(text) for text in refused]) == [0, 0, 0]
+
+
+def test_a_step_of_unknown_outcome_and_one_without_a_call_earn_nothing() -> None:
+    assert rules.moved_on([Turn("main", answered=True), sent(None), sent("customs home")]) == [0, 0, 1]
 
 
 # --- the seed
