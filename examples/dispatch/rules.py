@@ -11,7 +11,8 @@ NOTES = re.compile(r", (\d+) notes?$")
 @leyden.rule(weight=0.02, at_most=8)
 def moved_on(turns: Sequence[leyden.Turn]) -> list[float]:
     """1 for every step in which the parcel went on, and got no note on the way."""
-    notes, found = 0, []
+    notes = 0
+    found = []
     for turn in turns:
         before, notes = notes, max([notes, *(notes_in(call) for call in turn.calls)])
         found.append(float(notes == before and any(outcome.worked for outcome in turn.outcomes)))
