@@ -2,13 +2,14 @@
 
 Token ids are 32-bit numbers, stored byte by byte: all lowest bytes, then all second ones, and so on, because
 the upper ones hardly differ and compress to little. Log-probabilities are single precision when that is all
-they have, as it is for inference servers, else double. JSON stays JSON.
+they have, as it is for inference servers, else double; they do not compress. JSON stays JSON. Ids and JSON
+are compressed apart: a code that suits both suits neither, and costs a tenth.
 """
 
 import struct
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -19,8 +20,9 @@ from pydantic_core import from_json, to_json
 from leyden_schemas import JsonObject, Step
 from leyden_schemas.whole import LAZY
 
-_HEAD = struct.Struct("<IIIcIIII")
-"""Numbers of prompt ids, sampled ids and log-probabilities, the kind of these, and bytes of four texts."""
+_HEAD = struct.Struct("<IIIcIIIII")
+"""Numbers of prompt ids, sampled ids and log-probabilities, the kind of these, bytes of the compressed ids,
+and bytes of four texts."""
 _LEVEL = 1
 _APART = {"base", *LAZY}
 
@@ -62,24 +64,23 @@ def pack(step: Step) -> bytes:
     request = _json(step.request)
     response = b"" if step.response is None else _json(step.response)
     texts = (light, base, request, response)
-    head = _HEAD.pack(len(prompt), len(sampled), len(logprobs), logprobs.typecode.encode(), *map(len, texts))
-    raw = b"".join((head, _planes(prompt), _planes(sampled), logprobs.tobytes(), *texts))
-    return squeezed(raw)
+    ids = squeezed(_planes(prompt) + _planes(sampled))
+    numbers = (len(prompt), len(sampled), len(logprobs), logprobs.typecode.encode(), len(ids))
+    head = _HEAD.pack(*numbers, *map(len, texts))
+    return b"".join((head, ids, logprobs.tobytes(), squeezed(b"".join(texts))))
 
 
 def unpack(packed: bytes) -> Unpacked:
     """What was packed."""
-    raw = expanded(packed)
-    prompt, sampled, floats, kind, *sizes = _HEAD.unpack_from(raw)
-    at = _HEAD.size
+    prompt, _sampled, floats, kind, packed_ids, *sizes = _HEAD.unpack_from(packed)
     logprobs = array(kind.decode())
-    sizes = [4 * prompt, 4 * sampled, floats * logprobs.itemsize, *sizes]
-    pieces = []
-    for size in sizes:
-        pieces.append(raw[at : at + size])
-        at += size
-    logprobs.frombytes(pieces[2])
-    return Unpacked(_from_planes(pieces[0]), _from_planes(pieces[1]), logprobs, *pieces[3:])
+    ids_end = _HEAD.size + packed_ids
+    texts_start = ids_end + floats * logprobs.itemsize
+    ids, texts = expanded(packed[_HEAD.size : ids_end]), expanded(packed[texts_start:])
+    logprobs.frombytes(packed[ids_end:texts_start])
+    return Unpacked(
+        _from_planes(ids[: 4 * prompt]), _from_planes(ids[4 * prompt :]), logprobs, *_cut(texts, sizes)
+    )
 
 
 class _Zstd(threading.local):
@@ -106,6 +107,13 @@ def expanded(packed: bytes) -> bytes:
 def value(text: bytes) -> Any:
     """What a JSON text says."""
     return from_json(text)
+
+
+def _cut(raw: bytes, sizes: Sequence[int]) -> Iterator[bytes]:
+    at = 0
+    for size in sizes:
+        yield raw[at : at + size]
+        at += size
 
 
 def _ids(ids: Sequence[int]) -> "array[int]":
