@@ -95,6 +95,7 @@ def measure(subject: Subject, load: Load, cores: Cores) -> list[Measurement]:
         began = time.monotonic()
         with service(subject.name, place, **subject.settings) as running:
             add("restart", "s", running.wait(subject.taken, before) - began)
+            add("restart_computing", "s", running.cpu())
             running.kill()
         passing = group(first - first % load.samples, load.passing)
         more = preload(place, subject.reads, _passing(subject, passing))

@@ -26,7 +26,9 @@ from streams_bench.traffic import Told
 
 _WAIT_S = 240.0
 _CHUNK = 400
-SESSION_S = 6
+_POLL_S = 0.2
+"""Answering costs the service some milliseconds."""
+SESSION_S = 4
 """How long the group waits for a member that was killed; LEYDEN_KAFKA_SESSION_TIMEOUT_S."""
 
 
@@ -96,7 +98,7 @@ class Service:
         while (seen := self.taken(metric)) < count:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise TimeoutError(f"{metric} is at {seen} of {count}; see the logs")
-            time.sleep(0.05)
+            time.sleep(_POLL_S)
         return time.monotonic()
 
     def rss(self) -> int:
