@@ -13,7 +13,7 @@ from leyden_inference.loading import Loader
 from leyden_inference.serving import Serving
 from leyden_inference.settings import InferenceSettings
 from leyden_inference.versions import loaded_versions, to_keep
-from leyden_schemas import ModelPublished, policy_at
+from leyden_schemas import ModelPublished, WeightsKind, policy_at
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +51,8 @@ class ServingKeeper:
         if name in self._serving.names or (failed == message and time.monotonic() < retry_at):
             return
         try:
-            local = await self._fetcher.local(message)
-            model = await asyncio.to_thread(self._loader.load_published, local)
+            local, parent = await self._fetcher.local(message), await self._parent(message)
+            model = await asyncio.to_thread(self._loader.load_published, local, parent)
         except LoadFailed as error:
             metrics.LOAD_FAILURES.labels(error.reason).inc()
             log.error("version_not_loaded", model=name, reason=error.reason, error=str(error))
@@ -61,6 +61,13 @@ class ServingKeeper:
         self._failed.pop(name, None)
         self._serving.add(name, model)
         self._held.add(name)
+
+    async def _parent(self, message: ModelPublished) -> ModelPublished | None:
+        """What an adapter lies over, if it is published."""
+        if message.kind is WeightsKind.FULL or message.parent is None:
+            return None
+        parent = self.announced.published[message.policy].get(message.parent)
+        return await self._fetcher.local(parent) if parent else None
 
     def _let_go(self, policy: str, wanted: Collection[int]) -> None:
         """Unload versions that have been unwanted and idle for ``linger_s``."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from leyden_inference import metrics
+from leyden_inference.adapters import merged
 from leyden_inference.architecture import Architecture, read_json
 from leyden_inference.chat import ChatTemplate, chat_template
 from leyden_inference.decoder import Decoder
@@ -53,21 +54,32 @@ class Loader:
         self._context, self._precision = context, precision
         self._texts: OrderedDict[tuple[str, str], TextSide] = OrderedDict()
 
-    def load_published(self, message: ModelPublished) -> LoadedModel:
+    def load_published(self, message: ModelPublished, parent: ModelPublished | None = None) -> LoadedModel:
         """Load what the registry announced, after checking that it is complete and the same bytes.
 
+        An adapter is added into the weights of its ``parent``, which is checked as well.
         Raises ``LoadFailed`` with reason missing, empty, truncated, malformed, digest, unsupported or probe.
         """
-        if message.kind is not WeightsKind.FULL:
-            raise LoadFailed("unsupported", f"{message.kind} weights; the built-in engine loads full weights")
-        return self.load_folder(published_path(message), message.digest)
+        folder = published_path(message)
+        if message.kind is WeightsKind.FULL:
+            return self.load_folder(folder, message.digest)
+        if parent is None or parent.kind is not WeightsKind.FULL:
+            raise LoadFailed(
+                "unsupported",
+                f"an adapter over version {message.parent}, of which no full weights are published",
+            )
+        probe, base = verified(folder, message.digest, message.kind), published_path(parent)
+        verified(base, parent.digest)
+        return self._loaded(base, probe, adapter=folder)
 
     def load_folder(self, folder: Path, digest: str | None = None) -> LoadedModel:
         """Load a folder, whose digest must be ``digest`` when that is given. Raises ``LoadFailed``."""
+        return self._loaded(folder, verified(folder, digest))
+
+    def _loaded(self, folder: Path, probe: Probe | None, *, adapter: Path | None = None) -> LoadedModel:
         began = time.perf_counter()
         try:
-            probe = verified(folder, digest)
-            model = self._load(folder)
+            model = self._load(folder, adapter)
             if probe:
                 _compare(folder, model.decoder, probe, _PROBE_TOLERANCE[self._precision])
         except UnsupportedModel as error:
@@ -77,12 +89,15 @@ class Loader:
         metrics.LOAD_SECONDS.observe(time.perf_counter() - began)
         return model
 
-    def _load(self, folder: Path) -> LoadedModel:
+    def _load(self, folder: Path, adapter: Path | None) -> LoadedModel:
+        tensors = read_tensors(folder)
+        if adapter:
+            tensors = merged(tensors, adapter)
         arch = Architecture.load(folder)
         generation = _optional_json(folder / "generation_config.json")
         text = self._text(folder)
         return LoadedModel(
-            decoder=Decoder(arch, fuse(read_tensors(folder), arch, self._precision), self._context),
+            decoder=Decoder(arch, fuse(tensors, arch, self._precision), self._context),
             text=text,
             eos=_eos(generation, read_json(folder / "config.json"), text.tokenizer),
             defaults={

@@ -10,7 +10,8 @@ import aiohttp
 
 from leyden_inference.errors import InferenceError
 
-_CONTROL_TIMEOUT_S = 30.0
+_CONTROL_TIMEOUT_S = 120.0
+"""Generous: the first computation of a server on a busy machine takes its time."""
 _HEALTH_TIMEOUT_S = 5.0
 _RELOAD_ALL = "leyden_reload"
 """The method of ``inside/leyden_vllm.py``; a server that somebody else started may lack it."""
