@@ -21,14 +21,16 @@ from leyden_registry.errors import (
     ArtifactRefused,
     ArtifactTimedOut,
     Conflict,
+    InUse,
     InvalidReference,
     InvalidWeight,
     NotFound,
     RegistryError,
+    Retired,
 )
 from leyden_registry.registry import Registry
-from leyden_registry.requests import MAX_VERSION, MoveAliasRequest, PublishRequest
-from leyden_registry.values import AliasMove, Placed, Policy, Publication
+from leyden_registry.requests import MAX_VERSION, ChangeRequest, MoveAliasRequest, PublishRequest
+from leyden_registry.values import AliasMove, Placed, Policy, Publication, VersionChange
 from leyden_schemas import JsonObject
 from leyden_schemas.base import Name
 
@@ -43,6 +45,8 @@ _BEFORE: TypeAdapter[int] = TypeAdapter(Annotated[int, Field(ge=0, le=MAX_VERSIO
 _STATUS: dict[type[RegistryError], tuple[int, str]] = {
     NotFound: (404, "not_found"),
     Conflict: (409, "conflict"),
+    InUse: (409, "in_use"),
+    Retired: (409, "retired"),
     InvalidReference: (422, "invalid_reference"),
     InvalidWeight: (422, "invalid_weight"),
     ArtifactRefused: (422, "artifact_refused"),
@@ -70,6 +74,10 @@ def registry_app(registry: Registry, *, max_body_bytes: int) -> Starlette:
         ("/v1/policies/{policy}/versions", "GET", api.list_versions),
         ("/v1/policies/{policy}/versions", "POST", api.publish),
         ("/v1/policies/{policy}/versions/{version}", "GET", api.get_version),
+        ("/v1/policies/{policy}/versions/{version}/retire", "POST", api.retire),
+        ("/v1/policies/{policy}/versions/{version}/pins/{holder}", "PUT", api.pin),
+        ("/v1/policies/{policy}/versions/{version}/pins/{holder}", "DELETE", api.unpin),
+        ("/v1/policies/{policy}/changes", "GET", api.list_changes),
         ("/v1/policies/{policy}/aliases/{alias}", "PUT", api.move_alias),
         ("/v1/policies/{policy}/moves", "GET", api.list_moves),
         ("/v1/announce", "POST", api.announce),
@@ -114,21 +122,42 @@ class _Api:
         return JSONResponse({"versions": [_placed(placed) for placed in found], "before": last or None})
 
     async def get_version(self, request: Request) -> Response:
-        policy, text = _name(request, "policy"), request.path_params["version"]
-        if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > MAX_VERSION:
-            raise NotFound(f"there is no version {policy}@{text[:40]}; versions are numbers from 0")
-        return JSONResponse(_placed(await self._registry.version(policy, int(text))))
+        return JSONResponse(_placed(await self._registry.version(*_numbered(request))))
+
+    async def retire(self, request: Request) -> Response:
+        policy, number = _numbered(request)
+        placed = await self._registry.retire(policy, number, await self._change(request))
+        return JSONResponse(_placed(placed))
+
+    async def pin(self, request: Request) -> Response:
+        (policy, number), holder = _numbered(request), _name(request, "holder")
+        placed = await self._registry.pin(policy, number, holder, await self._change(request))
+        return JSONResponse(_placed(placed))
+
+    async def unpin(self, request: Request) -> Response:
+        (policy, number), holder = _numbered(request), _name(request, "holder")
+        placed = await self._registry.unpin(policy, number, holder, await self._change(request))
+        return JSONResponse(_placed(placed))
+
+    async def list_changes(self, request: Request) -> Response:
+        limit = _query(request, "limit", _PAGE) or 100
+        changes = await self._registry.changes(_name(request, "policy"), limit)
+        return JSONResponse({"changes": [_change(change) for change in changes]})
 
     async def list_moves(self, request: Request) -> Response:
         limit = _query(request, "limit", _PAGE) or 100
         moves = await self._registry.moves(_name(request, "policy"), limit)
         return JSONResponse({"moves": [_move(move) for move in moves]})
 
-    async def _body(self, request: Request, kind: type[RequestT]) -> RequestT:
+    async def _change(self, request: Request) -> ChangeRequest:
+        """What a body says about a change; it may be left out."""
+        return await self._body(request, ChangeRequest, left_out=b"{}")
+
+    async def _body(self, request: Request, kind: type[RequestT], left_out: bytes = b"") -> RequestT:
         """The request's JSON as ``kind``, read no further than the limit."""
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                return kind.model_validate_json(await self._read(request))
+                return kind.model_validate_json(await self._read(request) or left_out)
         except ValidationError as error:
             raise _invalid(error) from None
         except TimeoutError:
@@ -200,6 +229,13 @@ def _name(request: Request, part: str) -> str:
         raise _invalid(error, part) from None
 
 
+def _numbered(request: Request) -> tuple[str, int]:
+    policy, text = _name(request, "policy"), request.path_params["version"]
+    if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > MAX_VERSION:
+        raise NotFound(f"there is no version {policy}@{text[:40]}; versions are numbers from 0")
+    return policy, int(text)
+
+
 def _query(request: Request, name: str, kind: TypeAdapter[int]) -> int | None:
     if (text := request.query_params.get(name)) is None:
         return None
@@ -219,7 +255,9 @@ def _placed(placed: Placed) -> JsonObject:
         **digests,
         "version_id": str(version.version_id),
         "published_at": version.published_at.isoformat(),
+        "retired_at": version.retired_at.isoformat() if version.retired_at else None,
         "aliases": placed.aliases,
+        "pins": placed.pins,
     }
 
 
@@ -229,6 +267,10 @@ def _publication(publication: Publication) -> JsonObject:
 
 def _move(move: AliasMove) -> JsonObject:
     return {**asdict(move), "moved_at": move.moved_at.isoformat()}
+
+
+def _change(change: VersionChange) -> JsonObject:
+    return {**asdict(change), "changed_at": change.changed_at.isoformat()}
 
 
 def _policy(policy: Policy) -> JsonObject:

@@ -22,10 +22,12 @@ async def build(settings: RegistrySettings) -> Sequence[Component]:
     relay = OutboxRelay(engine, outbox, publisher, "registry", order=Order.ID)
     inspector = ArtifactInspector(
         settings.artifact_root,
+        settings.objects,
+        url=settings.artifact_url,
         timeout_s=settings.artifact_timeout_s,
         concurrency=settings.verify_concurrency,
     )
-    registry = Registry(engine, inspector, relay.wake)
+    registry = Registry(engine, inspector, relay.wake, retire_after_s=settings.retire_after_s)
     if settings.announce_on_start:
         await registry.announce()
     app = registry_app(registry, max_body_bytes=settings.max_body_bytes)

@@ -13,6 +13,18 @@ class Conflict(RegistryError):
     """The request contradicts what is already recorded."""
 
 
+class InUse(RegistryError):
+    """The version is served, pinned or needed otherwise, so its weights stay; ``reason`` says by what."""
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+class Retired(RegistryError):
+    """The version's weights may be gone, so nothing may be made to serve it."""
+
+
 class InvalidReference(RegistryError):
     """The request names something that does not exist, for example a parent version."""
 

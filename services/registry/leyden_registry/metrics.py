@@ -10,6 +10,13 @@ ALIAS_MOVES = Counter("leyden_registry_alias_moves_total", "Aliases moved.", ["c
 ALIAS_HELD = Counter(
     "leyden_registry_alias_held_total", "Aliases that a publication did not move, for it would be backwards."
 )
+RETIRED = Counter("leyden_registry_versions_retired_total", "Versions whose weights may go.")
+RETIREMENTS_REFUSED = Counter(
+    "leyden_registry_retirements_refused_total",
+    "Versions that stayed, by what needs them: alias, pinned, newest, base, recent.",
+    ["reason"],
+)
+PINS = Counter("leyden_registry_pins_total", "Pins set and taken away.", ["change"])
 ARTIFACTS_REJECTED = Counter("leyden_registry_artifacts_rejected_total", "Artifacts refused.", ["reason"])
 ARTIFACT_SECONDS = Histogram(
     "leyden_registry_artifact_verify_seconds",

@@ -14,11 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from leyden_platform.database import enqueue, transaction
 from leyden_registry import metrics, repository
 from leyden_registry.announcements import alias_moved, model_published
-from leyden_registry.errors import Conflict, InvalidReference, InvalidWeight, NotFound
+from leyden_registry.errors import Conflict, InUse, InvalidReference, InvalidWeight, NotFound, Retired
 from leyden_registry.promotion import held_back, overweight
-from leyden_registry.requests import MoveAliasRequest, PublishRequest
+from leyden_registry.requests import ChangeRequest, MoveAliasRequest, PublishRequest
+from leyden_registry.retention import in_use
 from leyden_registry.tables import outbox
-from leyden_registry.values import AliasMove, Artifact, Placed, Policy, Publication, Version
+from leyden_registry.values import (
+    AliasMove,
+    Artifact,
+    Placed,
+    Policy,
+    Publication,
+    Version,
+    VersionChange,
+)
 from leyden_schemas import WeightsKind
 
 log = structlog.get_logger(__name__)
@@ -38,8 +47,16 @@ class Registry:
     ``committed`` is called after a commit, when announcements wait in the outbox.
     """
 
-    def __init__(self, engine: AsyncEngine, inspector: Inspector, committed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        inspector: Inspector,
+        committed: Callable[[], None],
+        *,
+        retire_after_s: float = 0.0,
+    ) -> None:
         self._engine, self._inspector, self._committed = engine, inspector, committed
+        self._retire_after_s = retire_after_s
 
     async def publish(self, policy: str, request: PublishRequest) -> Publication:
         """Make the artifact the policy's next version, and move aliases forward to it.
@@ -61,12 +78,12 @@ class Registry:
     async def move_alias(self, policy: str, alias: str, request: MoveAliasRequest) -> AliasMove:
         """Make the alias name a version, forwards or backwards, and take a share of traffic or none.
 
-        Nothing happens when it already does. Raises ``NotFound``, ``InvalidWeight`` or
+        Nothing happens when it already does. Raises ``NotFound``, ``Retired``, ``InvalidWeight`` or
         ``DatabaseUnreachable``.
         """
         async with transaction(self._engine) as connection:
             await repository.lock_policy(connection, policy)
-            target = await _existing(connection, policy, request.version)
+            target = await _usable(connection, policy, request.version)
             places = await repository.aliases_of(connection, policy)
             current = places.get(alias)
             if current and (current.version, current.weight) == (target.version, request.weight):
@@ -95,6 +112,68 @@ class Registry:
             weight=move.weight,
         )
         return move
+
+    async def retire(self, policy: str, number: int, request: ChangeRequest) -> Placed:
+        """Let a version's weights go, unless something needs them; repeating it changes nothing.
+
+        No alias can be moved to it any more and no pin set, so whoever deletes afterwards deletes nothing
+        that is used. Raises ``NotFound``, ``InUse`` or ``DatabaseUnreachable``.
+        """
+        async with transaction(self._engine) as connection:
+            await repository.lock_policy(connection, policy)
+            version = await _existing(connection, policy, number)
+            if version.retired_at:
+                return Placed(version, [], [])
+            uses = await repository.uses_of(connection, version)
+            if held := in_use(version, uses, grace_s=self._retire_after_s):
+                metrics.RETIREMENTS_REFUSED.labels(held[0]).inc()
+                raise InUse(*held)
+            retired = await repository.retire(connection, version)
+            await repository.record_change(
+                connection, version, "retired", None, actor=request.actor, reason=request.reason
+            )
+        metrics.RETIRED.inc()
+        log.info("version_retired", policy=policy, version=number, actor=request.actor, reason=request.reason)
+        return Placed(retired, [], [])
+
+    async def pin(self, policy: str, number: int, holder: str, request: ChangeRequest) -> Placed:
+        """Keep a version for this holder until it is unpinned; nothing happens when it is pinned already.
+
+        Raises ``NotFound``, ``Retired`` or ``DatabaseUnreachable``.
+        """
+        async with transaction(self._engine) as connection:
+            await repository.lock_policy(connection, policy)
+            version = await _usable(connection, policy, number)
+            if holder not in (await repository.pins_of(connection, policy, number)).get(number, []):
+                change = await repository.record_change(
+                    connection, version, "pinned", holder, actor=request.actor, reason=request.reason
+                )
+                await repository.set_pin(connection, change)
+                metrics.PINS.labels("pinned").inc()
+                log.info(
+                    "version_pinned", policy=policy, version=number, holder=holder, reason=request.reason
+                )
+            return await _placed(connection, version)
+
+    async def unpin(self, policy: str, number: int, holder: str, request: ChangeRequest) -> Placed:
+        """End a pin; nothing happens when there is none. Raises ``NotFound`` or ``DatabaseUnreachable``."""
+        async with transaction(self._engine) as connection:
+            await repository.lock_policy(connection, policy)
+            version = await _existing(connection, policy, number)
+            if holder in (await repository.pins_of(connection, policy, number)).get(number, []):
+                await repository.remove_pin(connection, policy, number, holder)
+                await repository.record_change(
+                    connection, version, "unpinned", holder, actor=request.actor, reason=request.reason
+                )
+                metrics.PINS.labels("unpinned").inc()
+                log.info("version_unpinned", policy=policy, version=number, holder=holder)
+            return await _placed(connection, version)
+
+    async def changes(self, policy: str, limit: int) -> list[VersionChange]:
+        """Pins and retirements of a policy, latest first. Raises ``NotFound``."""
+        async with transaction(self._engine) as connection:
+            await repository.policy_named(connection, policy)
+            return await repository.changes_of(connection, policy, limit)
 
     async def announce(self) -> int:
         """Enqueue every version and alias again, except what still waits in the outbox; how many messages.
@@ -135,15 +214,14 @@ class Registry:
         """Versions, newest first. Raises ``NotFound`` when the policy is unknown."""
         async with transaction(self._engine) as connection:
             names = (await repository.policy_named(connection, policy)).aliases
+            pins = await repository.pins_of(connection, policy)
             found = await repository.versions_of(connection, policy, before=before, limit=limit)
-        return [Placed(version, _naming(names, version)) for version in found]
+        return [Placed(version, _naming(names, version), pins.get(version.version, [])) for version in found]
 
     async def version(self, policy: str, number: int) -> Placed:
         """One version and the aliases that name it. Raises ``NotFound``."""
         async with transaction(self._engine) as connection:
-            found = await _existing(connection, policy, number)
-            names = (await repository.policy_named(connection, policy)).aliases
-        return Placed(found, _naming(names, found))
+            return await _placed(connection, await _existing(connection, policy, number))
 
     async def moves(self, policy: str, limit: int) -> list[AliasMove]:
         """The audit of a policy, latest first. Raises ``NotFound``."""
@@ -162,17 +240,25 @@ async def _publish(
                 f"version_id {request.version_id} is {known.policy}@{known.version} already, with another "
                 f"{difference}; give a new checkpoint a new version_id and folder"
             )
-        names = (await repository.policy_named(connection, policy)).aliases
-        return Publication(Placed(known, _naming(names, known)), created=False, held={})
-    if request.parent is not None and not await repository.version_numbered(
-        connection, policy, request.parent
-    ):
-        raise InvalidReference(f"parent {policy}@{request.parent} does not exist")
+        return Publication(await _placed(connection, known), created=False, held={})
+    await _check_parent(connection, policy, request)
     version = await repository.add_version(connection, policy, request, artifact)
     moves, held = await _advance(connection, version, request.aliases)
     await enqueue(connection, outbox, model_published(version), *map(alias_moved, moves))
-    placed = Placed(version, sorted(move.alias for move in moves))
+    placed = Placed(version, sorted(move.alias for move in moves), [])
     return Publication(placed, created=True, held=held)
+
+
+async def _check_parent(connection: AsyncConnection, policy: str, request: PublishRequest) -> None:
+    if request.parent is None:
+        return
+    parent = await repository.version_numbered(connection, policy, request.parent)
+    if parent is None:
+        raise InvalidReference(f"parent {policy}@{request.parent} does not exist")
+    if parent.retired_at and request.kind is WeightsKind.LORA:
+        raise InvalidReference(
+            f"parent {policy}@{request.parent} is retired, so an adapter cannot apply to it"
+        )
 
 
 async def _advance(
@@ -209,6 +295,22 @@ async def _existing(connection: AsyncConnection, policy: str, number: int) -> Ve
     if found is None:
         raise NotFound(f"there is no version {policy}@{number}")
     return found
+
+
+async def _usable(connection: AsyncConnection, policy: str, number: int) -> Version:
+    version = await _existing(connection, policy, number)
+    if version.retired_at:
+        raise Retired(
+            f"{policy}@{number} was retired at {version.retired_at:%Y-%m-%d %H:%M:%S} UTC, its weights may "
+            "be gone. Choose a version that is not retired, or import the weights again from a copy"
+        )
+    return version
+
+
+async def _placed(connection: AsyncConnection, version: Version) -> Placed:
+    names = (await repository.policy_named(connection, version.policy)).aliases
+    pins = await repository.pins_of(connection, version.policy, version.version)
+    return Placed(version, _naming(names, version), pins.get(version.version, []))
 
 
 def _naming(aliases: dict[str, int], version: Version) -> list[str]:

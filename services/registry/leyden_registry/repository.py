@@ -3,14 +3,15 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, Select, delete, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from leyden_registry.errors import Conflict, NotFound
 from leyden_registry.requests import PublishRequest
-from leyden_registry.tables import alias_moves, aliases, outbox, policies, versions
-from leyden_registry.values import AliasMove, Artifact, Policy, Version
+from leyden_registry.retention import Uses
+from leyden_registry.tables import alias_moves, aliases, outbox, pins, policies, version_changes, versions
+from leyden_registry.values import AliasMove, Artifact, Policy, Version, VersionChange
 from leyden_schemas import WeightsKind
 
 
@@ -131,6 +132,99 @@ async def moves_of(connection: AsyncConnection, policy: str, limit: int) -> list
     return [_move(row, row.tenant, row.run) for row in await connection.execute(found)]
 
 
+async def uses_of(connection: AsyncConnection, version: Version) -> Uses:
+    """What may hold the version. Call it with the policy locked."""
+    policy, number = version.policy, version.version
+    newest = await connection.scalar(select(func.max(versions.c.version)).where(versions.c.policy == policy))
+    adapters = await connection.scalars(
+        select(versions.c.version).where(
+            versions.c.policy == policy,
+            versions.c.parent == number,
+            versions.c.kind == WeightsKind.LORA.value,
+            versions.c.retired_at.is_(None),
+        )
+    )
+    replaced_at = await connection.scalar(
+        select(versions.c.published_at).where(versions.c.policy == policy, versions.c.version == number + 1)
+    )
+    left_at = await connection.scalar(
+        select(func.max(alias_moves.c.moved_at)).where(
+            alias_moves.c.policy == policy, alias_moves.c.previous == number
+        )
+    )
+    return Uses(
+        newest=newest or 0,
+        places=await aliases_of(connection, policy),
+        holders=(await pins_of(connection, policy, number)).get(number, []),
+        adapters=list(adapters),
+        left_at=max(at for at in (version.published_at, replaced_at, left_at) if at is not None),
+        now=(await connection.execute(select(func.clock_timestamp()))).scalar_one(),
+    )
+
+
+async def retire(connection: AsyncConnection, version: Version) -> Version:
+    """From now on the version's weights may be gone."""
+    change = (
+        update(versions)
+        .where(versions.c.policy == version.policy, versions.c.version == version.version)
+        .values(retired_at=func.now())
+    )
+    return _version((await connection.execute(change.returning(versions))).one())
+
+
+async def pins_of(
+    connection: AsyncConnection, policy: str, number: int | None = None
+) -> dict[int, list[str]]:
+    """Version to the holders of its pins."""
+    found = select(pins).where(pins.c.policy == policy).order_by(pins.c.version, pins.c.holder)
+    if number is not None:
+        found = found.where(pins.c.version == number)
+    held: dict[int, list[str]] = {}
+    for row in await connection.execute(found):
+        held.setdefault(row.version, []).append(row.holder)
+    return held
+
+
+async def set_pin(connection: AsyncConnection, change: VersionChange) -> None:
+    """Let the change's holder hold its version."""
+    row = insert(pins).values(
+        policy=change.policy, version=change.version, holder=change.holder, change_id=change.change_id
+    )
+    await connection.execute(row)
+
+
+async def remove_pin(connection: AsyncConnection, policy: str, number: int, holder: str) -> None:
+    """Take a pin away."""
+    where = (pins.c.policy == policy) & (pins.c.version == number) & (pins.c.holder == holder)
+    await connection.execute(delete(pins).where(where))
+
+
+async def record_change(
+    connection: AsyncConnection, version: Version, change: str, holder: str | None, *, actor: str, reason: str
+) -> VersionChange:
+    """Write a pin, its end or a retirement into the audit."""
+    row = insert(version_changes).values(
+        policy=version.policy,
+        version=version.version,
+        change=change,
+        holder=holder,
+        actor=actor,
+        reason=reason,
+    )
+    return _change((await connection.execute(row.returning(version_changes))).one())
+
+
+async def changes_of(connection: AsyncConnection, policy: str, limit: int) -> list[VersionChange]:
+    """That audit of a policy, latest first."""
+    found = (
+        select(version_changes)
+        .where(version_changes.c.policy == policy)
+        .order_by(version_changes.c.change_id.desc())
+        .limit(limit)
+    )
+    return [_change(row) for row in await connection.execute(found)]
+
+
 async def policy_names(connection: AsyncConnection) -> list[str]:
     """All policies, by name."""
     return list(await connection.scalars(select(policies.c.policy).order_by(policies.c.policy)))
@@ -194,6 +288,13 @@ def _move(row: Row[Any], tenant: str, run: str) -> AliasMove:
     )  # fmt: skip
 
 
+def _change(row: Row[Any]) -> VersionChange:
+    return VersionChange(
+        row.change_id, row.policy, row.version, row.change, row.holder,
+        row.actor, row.reason, row.changed_at,
+    )  # fmt: skip
+
+
 def _version(row: Row[Any]) -> Version:
     return Version(
         policy=row.policy,
@@ -209,4 +310,5 @@ def _version(row: Row[Any]) -> Version:
         sampling_defaults=row.sampling_defaults,
         metrics=row.metrics,
         published_at=row.published_at,
+        retired_at=row.retired_at,
     )

@@ -60,6 +60,13 @@ class PublishRequest(_Request):
         return self
 
 
+class ChangeRequest(_Request):
+    """Pinning, unpinning or retiring a version."""
+
+    reason: Text = ""
+    actor: Text = Field(default="anonymous", description="Who does it, for the audit.")
+
+
 class MoveAliasRequest(_Request):
     """An explicit move of an alias, forwards or backwards."""
 

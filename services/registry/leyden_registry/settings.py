@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from leyden_platform.objects import ObjectSettings
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
 
 
@@ -26,11 +27,22 @@ class RegistrySettings(ServiceSettings):
         default=True,
         description="Publish all versions and aliases again at start, for a Kafka that lost them.",
     )
+    objects: ObjectSettings = Field(default_factory=ObjectSettings)
     artifact_root: Path | None = Field(
-        default=None, description="Folder that every artifact must lie in; empty allows any readable folder."
+        default=None,
+        description="Folder that artifacts must lie in; empty allows any readable folder, "
+        "unless artifact_url is set.",
+    )
+    artifact_url: str | None = Field(
+        default=None,
+        description="Place in an object store that artifacts must lie below; empty allows any, "
+        "unless artifact_root is set.",
     )
     artifact_timeout_s: float = Field(
         default=300.0, gt=0, description="Longest time to read and verify one artifact."
     )
     verify_concurrency: int = Field(default=2, ge=1, description="Artifacts verified at the same time.")
+    retire_after_s: float = Field(
+        default=600.0, ge=0, description="How long a version stays after it stopped being served."
+    )
     max_body_bytes: int = Field(default=1024 * 1024, gt=0, description="Largest request body.")

@@ -52,9 +52,13 @@ versions = Table(
     Column("sampling_defaults", JSON, nullable=False),
     Column("metrics", JSON, nullable=False),
     Column("published_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    Column("retired_at", DateTime(timezone=True), nullable=True),
     ForeignKeyConstraint(["policy", "parent"], ["registry.versions.policy", "registry.versions.version"]),
 )
-"""Immutable. JSON rather than JSONB, which would turn a metric of 1e300 into an integer."""
+"""Immutable but for ``retired_at``: from then on the weights may be gone.
+
+JSON rather than JSONB, which would turn a metric of 1e300 into an integer.
+"""
 
 alias_moves = Table(
     "alias_moves",
@@ -81,5 +85,32 @@ aliases = Table(
     Column("move_id", BigInteger, ForeignKey("registry.alias_moves.move_id"), nullable=False),
 )
 """Where each alias is now: its latest move."""
+
+version_changes = Table(
+    "version_changes",
+    metadata,
+    Column("change_id", BigInteger, primary_key=True, autoincrement=True),
+    Column("policy", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("change", Text, nullable=False),
+    Column("holder", Text, nullable=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("changed_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    ForeignKeyConstraint(["policy", "version"], ["registry.versions.policy", "registry.versions.version"]),
+    Index("version_changes_by_policy", "policy", "change_id"),
+)
+"""The audit of what keeps weights or lets them go: ``pinned``, ``unpinned``, ``retired``."""
+
+pins = Table(
+    "pins",
+    metadata,
+    Column("policy", Text, primary_key=True),
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("holder", Text, primary_key=True),
+    Column("change_id", BigInteger, ForeignKey("registry.version_changes.change_id"), nullable=False),
+    ForeignKeyConstraint(["policy", "version"], ["registry.versions.policy", "registry.versions.version"]),
+)
+"""Who needs a version for as long as the row is there."""
 
 outbox = outbox_table(metadata)

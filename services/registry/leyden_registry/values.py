@@ -35,6 +35,8 @@ class Version:
     sampling_defaults: JsonObject
     metrics: JsonObject
     published_at: datetime
+    retired_at: datetime | None = None
+    """Since when its weights may be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,20 @@ class AliasMove:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionChange:
+    """One line of the audit of pins and retirements."""
+
+    change_id: int
+    policy: str
+    version: int
+    change: str
+    holder: str | None
+    actor: str
+    reason: str
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """A policy as it stands."""
 
@@ -70,10 +86,12 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A version and the aliases that name it."""
+    """A version, the aliases that name it and who pinned it."""
 
     version: Version
     aliases: list[str]
+    pins: list[str]
+    """Holders of pins."""
 
 
 @dataclass(frozen=True, slots=True)
