@@ -188,7 +188,7 @@ async def test_samples_become_versions(world: World) -> None:
     first, second = await world.checkpoints()
     assert [first.version, second.version] == [1, 2]
     assert second.digest == registered[1]["digest"]
-    assert second.base == world.first
+    assert second.base == world.first.as_uri()
     assert world.count("leyden_learner_rollouts_trained_total") == 2 * BATCH
     assert world.count("leyden_learner_step") == 2
     async with world.repository() as repository:

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from uuid import UUID, uuid5
 
 import pytest
@@ -20,9 +19,9 @@ def checkpoint(step: int, path: str = "/somewhere") -> Checkpoint:
     """A checkpoint that the registry does not know yet."""
     return Checkpoint(
         step=step,
-        path=Path(path) / f"step-{step}",
+        artifact=f"file://{path}/step-{step}",
         digest="d" * 64,
-        base=Path("/base"),
+        base="file:///base",
         parent=step - 1,
         version_id=uuid5(UUID(int=0), str(step)),
         offsets={0: 10 * step, 3: 7},
@@ -52,7 +51,8 @@ async def test_a_checkpoint_comes_back_as_it_was(repository: CheckpointRepositor
     assert await repository.newest() == [checkpoint(2)]
     await repository.set_version(2, 9)
     assert await repository.newest(5) == [replace(checkpoint(2), version=9), checkpoint(1)]
-    assert await repository.paths() == {checkpoint(1).path, checkpoint(2).path}
+    places = [checkpoint(1).artifact, checkpoint(2).artifact, "file:///other", "s3://bucket/step-1"]
+    assert await repository.among(places) == [replace(checkpoint(2), version=9), checkpoint(1)]
 
 
 async def test_trained_rollouts_are_those_of_committed_steps(repository: CheckpointRepository) -> None:

@@ -9,16 +9,20 @@ from typing import assert_never
 
 import httpx
 
+from leyden_learner.archive import Archive, FolderArchive, ObjectArchive
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.learner import Learner
 from leyden_learner.ports import TrainerFactory, TrainingPolicy
 from leyden_learner.rank_group import RankGroup, RankWatch, refuse_launchers
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import SCHEMA, CheckpointRepository
+from leyden_learner.retention import Retention
+from leyden_learner.servers import loaded_versions
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.verl_backend.factory import VerlTrainers
 from leyden_platform.database import create_engine, migrate
 from leyden_platform.messaging import LogReader
+from leyden_platform.objects import ArtifactCache, ObjectFolder
 from leyden_platform.service import Component
 
 
@@ -61,6 +65,14 @@ async def build(settings: LearnerSettings) -> Sequence[Component]:
     return [build_learner(settings, ranks=group), RankWatch(group)]
 
 
+def make_archive(settings: LearnerSettings, store: CheckpointStore) -> Archive:
+    """Where the settings want checkpoints kept."""
+    if settings.checkpoint_url is None:
+        return FolderArchive(store)
+    root = ObjectFolder(f"{settings.checkpoint_url}/{settings.policy}/{settings.run}", settings.objects)
+    return ObjectArchive(store, root, unfinished_after_s=settings.unfinished_after_s)
+
+
 def build_learner(
     settings: LearnerSettings,
     transport: httpx.AsyncBaseTransport | None = None,
@@ -80,15 +92,30 @@ def build_learner(
     if ranks:
         resources.callback(ranks.close)
 
+    repository = CheckpointRepository(engine, settings.policy, settings.run)
+    registry = RegistryClient(http)
+    archive = make_archive(settings, store)
+    servers = httpx.AsyncClient(timeout=settings.registry_timeout_s)
+    resources.push_async_callback(servers.aclose)
+
     def open_reader(positions: Mapping[int, int]) -> LogReader:
         return LogReader(settings.kafka, settings.samples_topic, positions)
 
     return Learner(
         settings,
         migrate=lambda: migrate(settings.database, "leyden_learner", SCHEMA),
-        repository=CheckpointRepository(engine, settings.policy, settings.run),
-        registry=RegistryClient(http),
+        repository=repository,
+        registry=registry,
         store=store,
+        archive=archive,
+        cache=ArtifactCache(settings.checkpoint_dir / ".cache", settings.objects),
+        retention=Retention(
+            settings,
+            repository=repository,
+            registry=registry,
+            archive=archive,
+            loaded=lambda: loaded_versions(servers, settings.servers),
+        ),
         open_reader=open_reader,
         trainers=ranks or trainers_of(settings),
         resources=resources,

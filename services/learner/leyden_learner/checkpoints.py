@@ -6,7 +6,7 @@ Free of torch: what goes into a folder is written by a callback.
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 from uuid import uuid4
@@ -15,6 +15,7 @@ from leyden_platform.artifacts import TRAINER_STATE
 from leyden_platform.probe import PROBE_FILE
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
+_STEP = "step-"
 _UNFINISHED = ".unfinished-"
 _LOCK = ".lock"
 
@@ -59,7 +60,7 @@ class CheckpointStore:
 
         It has a name never used before and is durable when this returns. Raises ``CheckpointNotWritten``.
         """
-        name = f"step-{step:06d}-{uuid4().hex[:8]}"
+        name = f"{_STEP}{step:06d}-{uuid4().hex[:8]}"
         unfinished = self._folder / (_UNFINISHED + name)
         try:
             unfinished.mkdir(parents=True)
@@ -74,25 +75,33 @@ class CheckpointStore:
             raise CheckpointNotWritten(f"cannot write a checkpoint to {self._folder}: {error}") from error
         return final
 
-    def remove_unknown(self, known: Collection[Path]) -> list[Path]:
-        """Delete folders that no committed checkpoint names: what a crash left behind. Acquire first."""
-        unknown = [folder for folder in self._folder.iterdir() if folder.is_dir() and folder not in known]
-        for folder in unknown:
-            shutil.rmtree(folder, ignore_errors=True)
-        return unknown
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self._folder
 
-    def prune(
-        self, newest_first: list[Path], *, trainer_states: int, weights: int, keep: Collection[Path]
-    ) -> None:
-        """Delete optimizer state beyond the newest ``trainer_states``, and whole folders beyond ``weights``.
+    def names(self) -> list[str]:
+        """Finished checkpoints."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(entry.name for entry in self._folder.iterdir() if entry.name.startswith(_STEP))
 
-        ``weights`` 0 keeps all; the folders in ``keep`` keep their weights in any case.
-        """
-        for path in newest_first[trainer_states:]:
-            shutil.rmtree(path / TRAINER_STATE, ignore_errors=True)
-        for path in newest_first[max(weights, 1) :] if weights else []:
-            if path not in keep:
-                shutil.rmtree(path, ignore_errors=True)
+    def remove_unfinished(self) -> list[str]:
+        """Delete what a crash left half-written or half-deleted. Acquire first."""
+        left = [entry for entry in self._folder.glob(f"{_UNFINISHED}*") if entry.is_dir()]
+        for entry in left:
+            shutil.rmtree(entry, ignore_errors=True)
+        return [entry.name for entry in left]
+
+    def delete(self, name: str) -> None:
+        """A checkpoint: gone from its name at once, then from the disk. Raises ``OSError``."""
+        folder = self._folder / name
+        if folder.is_dir():
+            shutil.rmtree(folder.rename(self._folder / (_UNFINISHED + name)), ignore_errors=True)
+
+    def delete_trainer_state(self, name: str) -> None:
+        """What a trainer would go on from; the weights stay."""
+        shutil.rmtree(self._folder / name / TRAINER_STATE, ignore_errors=True)
 
 
 def described_by(base: Path) -> list[Path]:

@@ -13,6 +13,7 @@ import structlog
 
 from leyden_learner import metrics
 from leyden_learner.admission import Admission, Drop
+from leyden_learner.archive import Archive
 from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.health import CollapseLimits, CollapseWatch, Unhealthy
@@ -23,11 +24,13 @@ from leyden_learner.phases import Phases
 from leyden_learner.ports import Reader, TrainerFactory, TrainingPolicy
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import CheckpointRepository
+from leyden_learner.retention import Retention
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.torch_thread import TorchThread
 from leyden_learner.versions import Versions
 from leyden_platform.database import DatabaseUnreachable
 from leyden_platform.messaging import Unavailable
+from leyden_platform.objects import ArtifactCache
 from leyden_platform.telemetry import span
 
 log = structlog.get_logger(__name__)
@@ -47,6 +50,9 @@ class Learner:
         repository: CheckpointRepository,
         registry: RegistryClient,
         store: CheckpointStore,
+        archive: Archive,
+        cache: ArtifactCache,
+        retention: Retention,
         open_reader: Callable[[Mapping[int, int]], AbstractAsyncContextManager[Reader]],
         trainers: TrainerFactory,
         resources: AbstractAsyncContextManager[object],
@@ -54,7 +60,7 @@ class Learner:
     ) -> None:
         self.name = "learner"
         self._settings, self._migrate, self._repository = settings, migrate, repository
-        self._registry, self._store = registry, store
+        self._registry, self._store, self._retention = registry, store, retention
         self._open_reader, self._trainers, self._resources = open_reader, trainers, resources
         self._on_torch = TorchThread()
         self._patience = Patience(settings.policy)
@@ -64,6 +70,8 @@ class Learner:
             repository=repository,
             registry=registry,
             store=store,
+            archive=archive,
+            cache=cache,
             patience=self._patience,
             phases=self._phases,
             on_torch=self._on_torch,
@@ -108,7 +116,7 @@ class Learner:
         load = trainers.resume if checkpoint else trainers.begin
         self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
-        await versions.clean()
+        await self._retention()
         self._show_progress()
         self._began = True
         log.info(
@@ -184,7 +192,7 @@ class Learner:
         self._show_progress()
         log.info("step_trained", step=self._trainer.step, version=self._versions.newest, **outcome.metrics)
         self._intake.evict_stale()
-        await self._versions.prune()
+        await self._retention()
 
     async def _reload(self) -> None:
         """Go back to the weights of the last version, where a step has left others that nobody can use."""

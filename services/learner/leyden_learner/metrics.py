@@ -22,6 +22,12 @@ TOKENS = Counter(
 RETRIES = Counter(
     "leyden_learner_retries_total", "Failed tries of something that was away.", ["policy", "what"]
 )
+RETENTION = Counter(
+    "leyden_learner_retention_total",
+    "Old checkpoints, by outcome: deleted, unfinished (deleted), or kept for served, alias, pinned, newest, "
+    "base, recent; and passes postponed.",
+    ["policy", "outcome"],
+)
 STALENESS = Histogram(
     "leyden_learner_staleness_versions",
     "Versions between a rollout's oldest token and the newest, when trained on.",

@@ -1,14 +1,12 @@
 """The registry over HTTP: where a run begins, and where its versions are announced."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
-from leyden_platform.artifacts import artifact_path
 from leyden_platform.messaging import Unavailable
 from leyden_platform.telemetry import trace_headers
 
@@ -33,11 +31,6 @@ class Version(BaseModel):
     version: int
     artifact: str
     digest: str
-
-    @property
-    def folder(self) -> Path:
-        """The artifact's folder."""
-        return artifact_path(self.artifact)
 
 
 class _Policy(BaseModel):
@@ -83,21 +76,53 @@ class RegistryClient:
         answer = await self._json("POST", f"/v1/policies/{policy}/versions", body)
         return int(answer["version"])
 
+    async def pin(self, policy: str, version: int, holder: str, reason: str) -> None:
+        """Keep a version for as long as the holder is not unpinned. Raises ``RegistryUnavailable``.
+
+        That a version was retired meanwhile is unavailability too: another is the latest by now.
+        """
+        path, body = (
+            f"/v1/policies/{policy}/versions/{version}/pins/{holder}",
+            {"reason": reason, "actor": holder},
+        )
+        response = await self._answer("PUT", path, body)
+        if response.status_code == httpx.codes.CONFLICT:
+            raise RegistryUnavailable(response.text[:500])
+        _json_of("PUT", path, response)
+
+    async def retire(self, policy: str, version: int, *, actor: str, reason: str) -> str | None:
+        """Let a version's weights go; what needs them when the registry refuses.
+
+        Raises ``RegistryUnavailable`` or ``RegistryRefused``.
+        """
+        path, body = f"/v1/policies/{policy}/versions/{version}/retire", {"reason": reason, "actor": actor}
+        response = await self._answer("POST", path, body)
+        if response.status_code == httpx.codes.CONFLICT:
+            return str(response.json()["error"].get("reason", "in_use"))
+        _json_of("POST", path, response)
+        return None
+
     async def _json(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        return _json_of(method, path, await self._answer(method, path, body))
+
+    async def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, json=body, headers=trace_headers())
+            return await self._http.request(method, path, json=body, headers=trace_headers())
         except httpx.TransportError as error:
             where = f"{self._http.base_url} (LEYDEN_LEARNER_REGISTRY_URL)"
             raise RegistryUnavailable(f"no answer from {where}: {error or type(error).__name__}") from error
-        if response.is_success:
-            answer: dict[str, Any] = response.json()
-            return answer
-        text = f"{method} {path}: {response.status_code}: {response.text[:500]}"
-        if response.status_code == httpx.codes.NOT_FOUND and method == "GET":
-            raise PolicyMissing(text)
-        if response.is_server_error or response.status_code in (
-            httpx.codes.TOO_MANY_REQUESTS,
-            httpx.codes.NOT_FOUND,
-        ):
-            raise RegistryUnavailable(text)
-        raise RegistryRefused(text)
+
+
+def _json_of(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
+    if response.is_success:
+        answer: dict[str, Any] = response.json()
+        return answer
+    text = f"{method} {path}: {response.status_code}: {response.text[:500]}"
+    if response.status_code == httpx.codes.NOT_FOUND and method == "GET":
+        raise PolicyMissing(text)
+    if response.is_server_error or response.status_code in (
+        httpx.codes.TOO_MANY_REQUESTS,
+        httpx.codes.NOT_FOUND,
+    ):
+        raise RegistryUnavailable(text)
+    raise RegistryRefused(text)

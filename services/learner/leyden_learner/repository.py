@@ -14,7 +14,9 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from leyden_platform.artifacts import artifact_path
 from leyden_platform.database import transaction
+from leyden_platform.objects import is_object_url
 
 SCHEMA = "learner"
 METADATA = sa.MetaData(schema=SCHEMA)
@@ -59,10 +61,11 @@ class Checkpoint:
     """A committed step: where its weights lie, and from where the samples topic goes on after it."""
 
     step: int
-    path: Path
+    artifact: str
+    """URI of the checkpoint, in a folder or an object store."""
     digest: str
-    base: Path
-    """Folder of the weights the run began with, which a KL term refers to."""
+    base: str
+    """URI of the weights the run began with, which a KL term refers to."""
     parent: int
     """Registry version the step started from."""
     version_id: UUID
@@ -70,6 +73,16 @@ class Checkpoint:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
     """Registry version of these weights; None until it is known to be registered."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder. Raises ``UnsupportedArtifact`` when it lies in an object store."""
+        return artifact_path(self.artifact)
+
+    @property
+    def name(self) -> str:
+        """The last part of its place, unique within policy and run."""
+        return self.artifact.rstrip("/").rsplit("/", 1)[-1]
 
 
 class CheckpointRepository:
@@ -89,11 +102,15 @@ class CheckpointRepository:
         async with transaction(self._engine) as connection:
             return [_checkpoint(row) for row in (await connection.execute(query)).mappings()]
 
-    async def paths(self) -> set[Path]:
-        """Folders of all checkpoints."""
-        query = sa.select(CHECKPOINTS.c.path).where(self._mine(CHECKPOINTS))
+    async def among(self, artifacts: Collection[str]) -> list[Checkpoint]:
+        """Those of these places that are committed checkpoints, newest first."""
+        query = (
+            sa.select(CHECKPOINTS)
+            .where(self._mine(CHECKPOINTS), CHECKPOINTS.c.path.in_([_stored(uri) for uri in artifacts]))
+            .order_by(CHECKPOINTS.c.step.desc())
+        )
         async with transaction(self._engine) as connection:
-            return {Path(path) for path in (await connection.execute(query)).scalars()}
+            return [_checkpoint(row) for row in (await connection.execute(query)).mappings()]
 
     async def trained_among(self, rollout_ids: Collection[UUID]) -> set[UUID]:
         """Those of ``rollout_ids`` that a committed step has trained on."""
@@ -110,9 +127,9 @@ class CheckpointRepository:
         """
         row = {
             **self._key(checkpoint.step),
-            "path": str(checkpoint.path),
+            "path": _stored(checkpoint.artifact),
             "digest": checkpoint.digest,
-            "base": str(checkpoint.base),
+            "base": _stored(checkpoint.base),
             "parent": checkpoint.parent,
             "offsets": {str(partition): offset for partition, offset in checkpoint.offsets.items()},
             "metrics": dict(checkpoint.metrics),
@@ -129,7 +146,7 @@ class CheckpointRepository:
                 path = (await connection.execute(stored)).scalar()
         except IntegrityError as error:
             raise Superseded(f"{self._name(checkpoint)}: a rollout of it is already trained on") from error
-        if path != str(checkpoint.path):
+        if path != _stored(checkpoint.artifact):
             raise Superseded(
                 f"{self._name(checkpoint)} was committed by another learner; run one per policy and run"
             )
@@ -153,12 +170,21 @@ class CheckpointRepository:
         return f"step {checkpoint.step} of {self._policy} in run {self._run}"
 
 
+def _stored(uri: str) -> str:
+    """How tables have a place: a folder as its path, an object store's as its URL."""
+    return uri if is_object_url(uri) else str(artifact_path(uri))
+
+
+def _uri(stored: str) -> str:
+    return stored if is_object_url(stored) else Path(stored).as_uri()
+
+
 def _checkpoint(row: sa.RowMapping) -> Checkpoint:
     return Checkpoint(
         step=row["step"],
-        path=Path(row["path"]),
+        artifact=_uri(row["path"]),
         digest=row["digest"],
-        base=Path(row["base"]),
+        base=_uri(row["base"]),
         parent=row["parent"],
         version_id=row["version_id"],
         offsets={int(partition): offset for partition, offset in row["offsets"].items()},

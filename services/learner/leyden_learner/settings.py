@@ -4,12 +4,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from leyden_learner.recipes import RECIPES, Recipe
 from leyden_learner.recipes.base import Aggregation, Loss
 from leyden_learner.verl_backend.refusals import refusal
+from leyden_platform.objects import ObjectSettings, object_url
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
 from leyden_schemas import Topics
 from leyden_schemas.base import Name
@@ -43,15 +44,31 @@ class LearnerSettings(ServiceSettings):
         default=["latest", "serving"], description="Aliases that follow every version trained, as JSON."
     )
     checkpoint_dir: Path = Field(
-        default=Path("checkpoints"), description="Folder that inference and registry can read as well."
+        default=Path("checkpoints"),
+        description="Folder that inference and registry can read as well, unless checkpoint_url is set.",
     )
+    checkpoint_url: str | None = Field(
+        default=None,
+        description="Place in an object store, s3://bucket/prefix, that checkpoints are uploaded to; "
+        "checkpoint_dir then holds the newest only, and is nobody else's concern.",
+    )
+    unfinished_after_s: float = Field(
+        default=3600.0,
+        ge=0,
+        description="Age at which uploads that no committed step names are deleted from the store.",
+    )
+    servers: list[str] = Field(
+        default=[],
+        description="Base URLs, as JSON, of servers whose loaded versions are not deleted; all must answer.",
+    )
+    objects: ObjectSettings = Field(default_factory=ObjectSettings)
     keep_trainer_states: int = Field(
         default=2, ge=1, description="Newest checkpoints that keep optimizer and RNG state."
     )
     keep_weights: int = Field(
         default=0,
         ge=0,
-        description="Newest checkpoints that keep weights; aliased ones always do; 0 keeps all.",
+        description="Newest checkpoints that keep weights; what is served or pinned does, too; 0 keeps all.",
     )
 
     batch_rollouts: int = Field(default=96, ge=1, description="Rollouts of a step.")
@@ -227,6 +244,11 @@ class LearnerSettings(ServiceSettings):
     def samples_topic(self) -> str:
         """Where the samples lie that it trains on."""
         return Topics.SAMPLES.name if self.replay is None else f"{Topics.SAMPLES.name}.{self.replay}"
+
+    @field_validator("checkpoint_url")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        return object_url(value) if value else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

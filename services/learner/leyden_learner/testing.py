@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from leyden_platform.artifacts import IncompleteArtifact, artifact_path, verify_artifact
+from leyden_platform.objects import is_object_url
 from leyden_schemas import TokenRow, TokenSpan, TrainingSample
 from leyden_schemas.base import JsonObject
 
@@ -85,6 +86,10 @@ class RegistryStub:
     def __init__(self, policy: str, first: Path | None) -> None:
         self.away = False
         self.asked = 0
+        self.digests: dict[str, str] = {}
+        self.pins: dict[int, str] = {}
+        self.retired: list[int] = []
+        self.aliases: dict[str, int] = {}
         self.versions: list[JsonObject] = []
         self.policy = policy
         if first:
@@ -95,6 +100,8 @@ class RegistryStub:
                 Route(path, self._policy),
                 Route(f"{path}/versions", self._register, methods=["POST"]),
                 Route(f"{path}/versions/{{number:int}}", self._version),
+                Route(f"{path}/versions/{{number:int}}/pins/{{holder}}", self._pin, methods=["PUT"]),
+                Route(f"{path}/versions/{{number:int}}/retire", self._retire, methods=["POST"]),
             ]
         )
 
@@ -108,14 +115,29 @@ class RegistryStub:
         return [version for version in self.versions if "step" in version]
 
     def _add(self, body: JsonObject) -> JsonObject:
-        digest = verify_artifact(artifact_path(body["artifact"]))
+        uri = body["artifact"]
+        digest = self.digests[uri] if is_object_url(uri) else verify_artifact(artifact_path(uri))
         self.versions.append({**body, "version": len(self.versions), "digest": digest})
         return self.versions[-1]
 
     async def _policy(self, _request: Request) -> Response:
         if self.away or not self.versions:
             return self._cannot()
-        return JSONResponse({"aliases": {"latest": len(self.versions) - 1}})
+        return JSONResponse({"aliases": {"latest": len(self.versions) - 1, **self.aliases}})
+
+    async def _pin(self, request: Request) -> Response:
+        self.pins[request.path_params["number"]] = request.path_params["holder"]
+        return self._cannot() if self.away else JSONResponse({})
+
+    async def _retire(self, request: Request) -> Response:
+        if self.away:
+            return self._cannot()
+        number = request.path_params["number"]
+        held = "alias" if number in self.aliases.values() else "pinned" if number in self.pins else ""
+        if held or number == len(self.versions) - 1:
+            return JSONResponse({"error": {"message": "", "reason": held or "newest"}}, status_code=409)
+        self.retired.append(number)
+        return JSONResponse({})
 
     async def _version(self, request: Request) -> Response:
         return self._cannot() if self.away else JSONResponse(self.versions[request.path_params["number"]])

@@ -193,6 +193,8 @@ async def _answer(handler: Handler, request: Request) -> Response:
         return await handler(request)
     except _Refused as error:
         return _error(error.status, error.kind, str(error))
+    except InUse as error:
+        return _error(*_STATUS[InUse], str(error), reason=error.reason)
     except RegistryError as error:
         return _error(*_STATUS[type(error)], str(error))
     except Unavailable as error:
@@ -210,8 +212,11 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     return _error(error.status_code, kind, error.detail, dict(error.headers or {}))
 
 
-def _error(status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": {"message": message, "type": kind}}, status_code=status, headers=headers)
+def _error(
+    status: int, kind: str, message: str, headers: dict[str, str] | None = None, **details: str
+) -> Response:
+    content = {"error": {"message": message, "type": kind, **details}}
+    return JSONResponse(content, status_code=status, headers=headers)
 
 
 def _invalid(error: ValidationError, subject: str = "") -> _Refused:

@@ -78,17 +78,15 @@ def test_a_failed_write_leaves_nothing(store: CheckpointStore, base: Path, tmp_p
 
 
 def test_what_a_crash_left_behind_is_removed(store: CheckpointStore, base: Path) -> None:
-    kept, orphan = store.write(1, base, save), store.write(2, base, save)
-    unfinished = orphan.parent / ".unfinished-step-000003-abc"
+    kept = store.write(1, base, save)
+    unfinished = kept.parent / ".unfinished-step-000003-abc"
     unfinished.mkdir()
-    assert set(store.remove_unknown({kept})) == {orphan, unfinished}
+    assert store.remove_unfinished() == [unfinished.name]
     assert list(kept.parent.iterdir()) == [kept]
 
 
 def test_nothing_to_remove_before_the_first_checkpoint(store: CheckpointStore) -> None:
-    store.acquire()
-    assert store.remove_unknown(set()) == []
-    store.release()
+    assert store.names() == store.remove_unfinished() == []
 
 
 def test_one_learner_at_a_time(store: CheckpointStore, tmp_path: Path) -> None:
@@ -99,16 +97,3 @@ def test_one_learner_at_a_time(store: CheckpointStore, tmp_path: Path) -> None:
     store.release()
     other.acquire()
     other.release()
-
-
-def test_pruning_drops_old_trainer_state_and_keeps_weights(store: CheckpointStore, base: Path) -> None:
-    folders = [store.write(step, base, save) for step in (4, 3, 2, 1)]
-    store.prune(folders, trainer_states=2, weights=0, keep=set())
-    assert [(folder / TRAINER_STATE).exists() for folder in folders] == [True, True, False, False]
-    assert all((folder / "model.safetensors").exists() for folder in folders)
-
-
-def test_pruning_weights_spares_what_is_named(store: CheckpointStore, base: Path) -> None:
-    folders = [store.write(step, base, save) for step in (4, 3, 2, 1)]
-    store.prune(folders, trainer_states=1, weights=2, keep={folders[3]})
-    assert [folder.exists() for folder in folders] == [True, True, False, True]

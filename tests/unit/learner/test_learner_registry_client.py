@@ -40,7 +40,7 @@ def answering(status: int) -> RegistryClient:
 async def test_the_latest_version_and_where_it_lies(model_folder: Path) -> None:
     registry = client(httpx.ASGITransport(RegistryStub("tiny", model_folder).app))
     latest = await registry.latest("tiny")
-    assert (latest.version, latest.folder) == (0, model_folder)
+    assert (latest.version, latest.artifact) == (0, model_folder.as_uri())
 
 
 async def test_registering_twice_gives_the_same_version(model_folder: Path) -> None:

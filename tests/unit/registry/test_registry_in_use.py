@@ -42,7 +42,9 @@ def test_a_pin_holds_it() -> None:
 
 
 def test_the_newest_and_the_base_of_adapters_stay() -> None:
-    assert (use(newest=3) or ())[0] is Use.NEWEST
+    newest = use(newest=3)
+    assert newest is not None
+    assert newest[0] is Use.NEWEST
     held = use(adapters=[5, 4])
     assert held is not None
     assert held[0] is Use.BASE

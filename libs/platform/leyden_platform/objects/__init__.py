@@ -4,7 +4,7 @@ The only place that imports obstore, and the only one that talks to S3, Google C
 """
 
 from leyden_platform.objects.artifact import RemoteFiles, look_into, read_manifest, upload_artifact
-from leyden_platform.objects.cache import ArtifactCache
+from leyden_platform.objects.cache import ArtifactCache, fetch_whole
 from leyden_platform.objects.errors import CacheTooSmall, StoreFailed, StoreTimedOut
 from leyden_platform.objects.folder import ObjectFolder, Stored, is_object_url, object_url
 from leyden_platform.objects.manifest import MANIFEST, Manifest, ManifestFile
@@ -22,6 +22,7 @@ __all__ = [
     "StoreFailed",
     "StoreTimedOut",
     "Stored",
+    "fetch_whole",
     "is_object_url",
     "look_into",
     "object_url",
