@@ -24,6 +24,7 @@ from leyden_learner.app import build
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.policy import Policy
 from leyden_learner.registry import RegistryClient
+from leyden_learner.retention import Retention
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.trainer import Trainer
 from leyden_platform.service import main
@@ -150,11 +151,11 @@ MOMENTS: dict[str, Trap] = {
     "before registering": before(RegistryClient, "register"),
     "registered": after_awaiting(RegistryClient, "register"),
     "noted": after_awaiting(repository.CheckpointRepository, "set_version"),
-    "before pruning": before(CheckpointStore, "prune"),
+    "before pruning": before(Retention, "__call__"),
     "a file pruned": after(os, "unlink"),
-    "pruned": after(CheckpointStore, "prune"),
+    "pruned": after_awaiting(Retention, "__call__"),
     "resumed": after(Trainer, "resume"),
-    "cleaned": after(CheckpointStore, "remove_unknown"),
+    "cleaned": after_awaiting(Retention, "clean"),
 }
 
 

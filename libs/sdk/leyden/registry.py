@@ -40,6 +40,27 @@ class RegistryClient:
         body = {"version": version, "reason": reason} | ({} if weight is None else {"weight": weight})
         return self._call("PUT", f"/v1/policies/{policy}/aliases/{alias}", body)
 
+    def pin(self, policy: str, version: int, *, holder: str, reason: str = "") -> dict[str, Any]:
+        """Keep a version's weights until the same holder unpins it."""
+        path = f"/v1/policies/{policy}/versions/{version}/pins/{holder}"
+        return self._call("PUT", path, {"reason": reason, "actor": holder})
+
+    def unpin(self, policy: str, version: int, *, holder: str, reason: str = "") -> dict[str, Any]:
+        """End that; nothing happens without a pin."""
+        path = f"/v1/policies/{policy}/versions/{version}/pins/{holder}"
+        return self._call("DELETE", path, {"reason": reason, "actor": holder})
+
+    def import_stored(
+        self, policy: str, url: str, digest: str, *, aliases: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Register what lies in an object store as a version; the same content twice is one version."""
+        body = {
+            "version_id": str(cause_id("import", policy, url, digest)),
+            "artifact": url,
+            "aliases": list(aliases),
+        }
+        return self._call("POST", f"/v1/policies/{policy}/versions", body)
+
     def policies(self) -> dict[str, Any]:
         """Every policy with its aliases."""
         return self._call("GET", "/v1/policies")

@@ -116,7 +116,7 @@ class Learner:
         load = trainers.resume if checkpoint else trainers.begin
         self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
-        await self._retention()
+        await self._retention.clean()
         self._show_progress()
         self._began = True
         log.info(

@@ -5,7 +5,8 @@ no alias and will not be. Only then, and only when no server has it loaded, are 
 is interrupted is made up for by the next, for what exists is listed and not remembered.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import structlog
 
@@ -41,11 +42,21 @@ class Retention:
 
     async def __call__(self) -> None:
         """One pass; what is away, or does not let itself be deleted, is left for the next."""
-        try:
+        with self._for_the_next_pass():
             await self._strip()
             known = await self._sweep()
             if self._settings.keep_weights:
                 await self._drop(known[self._settings.keep_weights :])
+
+    async def clean(self) -> None:
+        """Only delete what a crash left behind; call it before the first step."""
+        with self._for_the_next_pass():
+            await self._sweep()
+
+    @contextmanager
+    def _for_the_next_pass(self) -> Iterator[None]:
+        try:
+            yield
         except (Unavailable, StoreFailed, OSError) as error:
             self._count("postponed")
             log.warning("retention_postponed", error=str(error))

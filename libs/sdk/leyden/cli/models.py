@@ -9,6 +9,7 @@ from rich.table import Table
 
 from leyden.cli.console import Failed, local_stack, output
 from leyden.registry import RegistryClient, RegistryFailed
+from leyden.uploading import upload
 
 app = typer.Typer(help="Policies, their versions and aliases.", no_args_is_help=True)
 Registry = Annotated[
@@ -32,19 +33,71 @@ def import_(
     policy: Annotated[str, typer.Argument(help="Name of the policy; created when new.")],
     folder: Annotated[Path, typer.Argument(help="Hugging Face folder: config, tokenizer, safetensors.")],
     alias: Annotated[list[str] | None, typer.Option(help="Aliases to point at it. Repeatable.")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(help="Upload it first, below this place: s3://bucket/prefix, gs://… or az://…"),
+    ] = None,
     registry: Registry = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Register a model folder as a version of a policy. The same folder twice is one version.
 
-    The registry and the inference servers must see the folder under the same path.
+    Without --to, the registry and the inference servers must see the folder under the same path.
     """
     aliases = alias if alias is not None else ["base", "latest", "serving"]
+    client = _client(registry, directory)
     try:
-        version = _client(registry, directory).import_version(policy, folder, aliases=aliases)
+        if to is None:
+            version = client.import_version(policy, folder, aliases=aliases)
+        else:
+            url, digest = upload(policy, folder, to)
+            version = client.import_stored(policy, url, digest, aliases=aliases)
     except RegistryFailed as error:
         raise Failed(escape(str(error))) from None
     output.print(f"{policy}@{version['version']}  {version['digest']}", highlight=False)
+
+
+@app.command()
+def pin(
+    version: Annotated[str, typer.Argument(help="POLICY@VERSION")],
+    holder: Annotated[
+        str, typer.Option("--as", help="Who needs it; pins are told apart by this.")
+    ] = "operator",
+    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
+    registry: Registry = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Keep the weights of a version, whatever the retention settings say."""
+    policy, number = _policy_version(version)
+    try:
+        found = _client(registry, directory).pin(policy, number, holder=holder, reason=reason)
+    except RegistryFailed as error:
+        raise Failed(escape(str(error))) from None
+    output.print(f"{version} is pinned by {', '.join(found['pins'])}", highlight=False)
+
+
+@app.command()
+def unpin(
+    version: Annotated[str, typer.Argument(help="POLICY@VERSION")],
+    holder: Annotated[str, typer.Option("--as", help="Whose pin to take away.")] = "operator",
+    reason: Annotated[str, typer.Option(help="Kept in the audit trail.")] = "",
+    registry: Registry = None,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
+    """Take a pin away; retention decides again."""
+    policy, number = _policy_version(version)
+    try:
+        found = _client(registry, directory).unpin(policy, number, holder=holder, reason=reason)
+    except RegistryFailed as error:
+        raise Failed(escape(str(error))) from None
+    output.print(f"{version} is pinned by {', '.join(found['pins']) or 'nobody'}", highlight=False)
+
+
+def _policy_version(text: str) -> tuple[str, int]:
+    policy, _, number = text.rpartition("@")
+    if not policy or not number.isdecimal():
+        raise Failed(f"{escape(text)} names no version; write POLICY@VERSION, as calculator@12")
+    return policy, int(number)
 
 
 @app.command("list")
