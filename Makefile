@@ -15,7 +15,7 @@ VERL_STAMP := $(VERL_VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 
-.PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams bench-inference clean
+.PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams bench-learner bench-inference clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -96,6 +96,9 @@ bench-gateway: $(STAMP) ## Measure the gateway beside nginx, LiteLLM and Agent L
 
 bench-credit: $(STAMP) ## Measure what step-level credit is worth: trains two agents, several ways, from several seeds
 	$(BIN)/python benchmarks/credit.py $(ARGS)
+
+bench-learner: $(STAMP) ## Measure a GRPO step beside TRL's and verl's, on the same batch and model
+	$(BIN)/python benchmarks/learner.py $(ARGS)
 
 bench-streams: $(STAMP) ## Measure reward and credit with thousands of rollouts open
 	$(BIN)/python benchmarks/streams.py $(ARGS)

@@ -18,6 +18,7 @@ from leyden_learner.testing import make_row, make_sample, make_span, write_model
 from leyden_learner.trainer import Trainer
 from leyden_learner.trainer_state import TrainerStateMissing, whole
 from leyden_learner.verl_backend.trainer import VerlTrainer
+from leyden_platform.probe import read_probe
 
 TOLERANCE = 1e-5
 """Of weights after plain steps of 0.1; what differs is the order in which verl and we add up."""
@@ -159,6 +160,10 @@ def test_checkpoints_have_one_layout(model_folder: Path, tmp_path: Path, changes
         assert {key: (value.shape, value.dtype) for key, value in mine.items()} == {
             key: (value.shape, value.dtype) for key, value in theirs.items()
         }
+    mine_says, theirs_says = read_probe(one), read_probe(other)
+    assert mine_says is not None
+    assert theirs_says is not None
+    assert theirs_says.logprobs == pytest.approx(mine_says.logprobs, abs=1e-4)
     assert (other / "config.json").read_bytes() == (model_folder / "config.json").read_bytes()
 
 

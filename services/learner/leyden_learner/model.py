@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import nll_loss
 from torch.utils.checkpoint import checkpoint
 
 from leyden_learner.attention import register
 from leyden_learner.collate import MicroBatch
+from leyden_learner.scores import scores
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-HEAD_ELEMENTS = 2**26
+HEAD_ELEMENTS = 2**27
 """Logits held at a time; with more, the head is computed in parts and again in the backward pass."""
 
 PROBE_TOLERANCE = 1e-4
@@ -138,7 +138,4 @@ def token_logprobs(model: Any, batch: MicroBatch) -> TokenScores:
 
 
 def _score(head: nn.Module, hidden_nh: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor]:
-    logprobs_nv = torch.log_softmax(head(hidden_nh).float(), dim=-1)
-    with torch.no_grad():
-        entropies_n = torch.special.entr(logprobs_nv.exp()).sum(dim=-1)
-    return -nll_loss(logprobs_nv, targets_n, reduction="none"), entropies_n
+    return scores(head(hidden_nh).float(), targets_n)

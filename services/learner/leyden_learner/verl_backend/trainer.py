@@ -27,6 +27,8 @@ from leyden_learner.settings import LearnerSettings
 from leyden_learner.step import NonFiniteWeights, learning_rate, objective_config
 from leyden_learner.trainer_state import pack_state, restore_state, whole, write_state
 from leyden_learner.verl_backend.engine import build_engine
+from leyden_learner.verl_backend.probing import probe_of
+from leyden_platform.probe import write_probe
 from leyden_schemas import TrainingSample
 
 _PEFT_PREFIX = "base_model.model."
@@ -130,6 +132,7 @@ class VerlTrainer:
             raise NonFiniteWeights(self.step)
         try:
             self._save_weights(folder)
+            write_probe(folder, probe_of(folder))
             write_state(folder, self._state(), self.step)
         except SafetensorError as error:
             raise OSError(str(error)) from error
