@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
-from vllm_rig import POLICY, Rig, checkpoint, moved, published, running_fleet, settings
+from vllm_rig import DEADLINE_S, POLICY, Rig, checkpoint, moved, published, running_fleet, settings
 
 from leyden_inference.vllm.process import VllmProcess
 from leyden_inference.vllm.tender import EngineHopeless
@@ -141,7 +141,7 @@ async def test_a_server_that_never_starts_ends_the_service_with_its_last_words(
         rig.publish(0)
         assert rig.fleet.not_ready() == "no server of vLLM serves a version yet"
         with pytest.raises(EngineHopeless, match=words):
-            await asyncio.wait_for(rig.running, 60)
+            await asyncio.wait_for(rig.running, DEADLINE_S)
 
 
 async def test_another_architecture_needs_a_new_start(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ async def test_a_program_that_is_not_there_is_named(tmp_path: Path) -> None:
     async with running_fleet(tmp_path, chosen) as rig:
         rig.publish(0)
         with pytest.raises(EngineHopeless, match="LEYDEN_INFERENCE_VLLM__COMMAND"):
-            await asyncio.wait_for(rig.running, 60)
+            await asyncio.wait_for(rig.running, DEADLINE_S)
 
 
 async def test_several_servers_change_one_after_another(tmp_path: Path) -> None:

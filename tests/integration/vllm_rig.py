@@ -24,7 +24,7 @@ from leyden_platform.probe import Probe, probe_ids, write_probe
 from leyden_schemas import AliasMoved, ModelPublished, WeightsKind
 
 FAKE = Path(__file__).parents[1] / "harness" / "vllm_fake.py"
-DEADLINE_S = 60.0
+DEADLINE_S = 100.0
 POLICY = "calculator"
 
 
@@ -157,7 +157,8 @@ def settings(**vllm: Any) -> InferenceSettings:
         "command": [sys.executable, str(FAKE)],
         "args": [],
         "start_timeout_s": DEADLINE_S,
-        "swap_timeout_s": 5.0,
+        "swap_timeout_s": 60.0,
+        "park_timeout_s": DEADLINE_S,
         "probe": "required",
         **vllm,
     }

@@ -24,7 +24,7 @@ from leyden_inference.vllm import metrics
 log = structlog.get_logger(__name__)
 
 TURN_PATH = "/leyden/turn"
-_ASK_TIMEOUT_S = 2.0
+_ASK_TIMEOUT_S = 10.0
 _PAUSE_S = 0.2
 
 
