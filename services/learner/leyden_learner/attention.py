@@ -15,10 +15,13 @@ NAME = "leyden_rows"
 
 
 def register() -> str:
-    """Make it known to transformers; its name."""
+    """Make it known to transformers; its name.
+
+    It is left out of what is compiled, which would be done anew for every row length.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(NAME, _uncompiled)
     return NAME
 
 
@@ -31,7 +34,7 @@ def attend(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
-    row_lengths: Sequence[int] | None = None,
+    row_lengths: Tensor | Sequence[int] | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_unused: Any,
@@ -43,10 +46,13 @@ def attend(
     """
     if softcap is not None or s_aux is not None:
         raise ValueError("attention with capped scores or sinks: set LEYDEN_LEARNER_PACKING=false")
-    lengths = [query_bhtd.shape[2]] if row_lengths is None else list(row_lengths)
+    lengths = [query_bhtd.shape[2]] if row_lengths is None else [int(length) for length in row_lengths]
     parts = (torch.split(part, lengths, dim=2) for part in (query_bhtd, key_bhtd, value_bhtd))
     attended = [_row(*row, scaling=scaling, window=sliding_window) for row in zip(*parts, strict=True)]
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
+
+
+_uncompiled = torch.compiler.disable(attend)
 
 
 def _row(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, window: int | None) -> Tensor:

@@ -100,6 +100,12 @@ def spare_activations(model: Any) -> None:
         layer.training = True
 
 
+def compile_layers(model: Any) -> None:
+    """Have the layers compiled when they are first used, once for all of them and for every size of batch."""
+    for layer in layers(model):
+        layer.compile(dynamic=True)
+
+
 def layers(model: Any) -> list[nn.Module]:
     """The blocks that a model is stacked from."""
     from transformers.modeling_layers import GradientCheckpointingLayer
@@ -114,7 +120,7 @@ def _trunk(
     row_lengths: Sequence[int] | None = None,
 ) -> Tensor:
     """The last hidden states. Attention takes ``row_lengths``; padded rows have none."""
-    packed = {"row_lengths": row_lengths} if row_lengths else {}
+    packed = {"row_lengths": torch.tensor(row_lengths)} if row_lengths else {}
     hidden_bth: Tensor = model.base_model(
         input_ids=token_ids_bt, position_ids=positions_bt, use_cache=False, **packed
     ).last_hidden_state

@@ -5,6 +5,7 @@ With adapters both are one model: switched off, it is the reference.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from leyden_learner import lora
-from leyden_learner.collate import MicroBatch
+from leyden_learner.collate import MicroBatch, weightless
 from leyden_learner.model import (
     TokenScores,
     choose_device,
+    compile_layers,
     layers,
     load_model,
     spare_activations,
@@ -27,6 +29,10 @@ from leyden_learner.team import Team
 from leyden_platform.probe import write_probe
 
 _PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
+
+
+class CannotCompile(RuntimeError):
+    """The layers were to be compiled and cannot be; the text says what is missing."""
 
 
 class _Scorer(nn.Module):
@@ -61,6 +67,21 @@ class Policy:
         self._reference_scorer: _Scorer | None = None
         if reference is not None:
             self._reference_scorer = self._scorer if reference is model else self._shared(reference)
+
+    def rehearse(self) -> None:
+        """Score something, so that what has to be compiled is. Raises ``CannotCompile``."""
+        # Sizes that no model has: those that are alike here would have to be alike ever after.
+        batch = replace(weightless([0] * 23), row_lengths=(5, 7, 11)).to(self.device)
+        try:
+            self.score(batch).logprobs_n.sum().backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            raise CannotCompile(
+                f"LEYDEN_LEARNER_COMPILE: {what}. A CPU "
+                "needs a C++ compiler (g++, or what CXX names), a GPU Triton and a C compiler; install it or "
+                "leave the setting out"
+            ) from error
+        self.model.zero_grad()
 
     @property
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -107,7 +128,7 @@ class Policy:
 def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Policy:
     """The policy whose weights are in a folder; with adapters, new ones over the reference.
 
-    Raises ``UnsupportedModel`` and ``NoSuchLayers``.
+    Raises ``UnsupportedModel``, ``NoSuchLayers`` and ``CannotCompile``.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -123,4 +144,9 @@ def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Po
             frozen.requires_grad_(requires_grad=False)
     if settings.activation_checkpointing:
         spare_activations(model)
-    return Policy(model, frozen, compute=_PRECISIONS[settings.precision])
+    if settings.compile:
+        compile_layers(model)
+    policy = Policy(model, frozen, compute=_PRECISIONS[settings.precision])
+    if settings.compile:
+        policy.rehearse()
+    return policy

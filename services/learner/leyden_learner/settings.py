@@ -121,6 +121,9 @@ class LearnerSettings(ServiceSettings):
         description="Compute activations twice instead of keeping them: less memory, more time.",
     )
 
+    compile: bool = Field(
+        default=False, description="Compile the model's layers (torch.compile): slower to start, then faster."
+    )
     data_parallel: int = Field(
         default=1,
         ge=1,

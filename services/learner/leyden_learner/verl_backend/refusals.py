@@ -19,6 +19,7 @@ def refusal(settings: "LearnerSettings") -> str | None:
     only_on_torch = {
         "DATA_PARALLEL": settings.data_parallel > 1,
         "EMA_DECAY": settings.ema_decay > 0,
+        "COMPILE": settings.compile,
     }
     if chosen := [f"LEYDEN_LEARNER_{name}" for name, wanted in only_on_torch.items() if wanted]:
         return f"{', '.join(chosen)}: not with LEYDEN_LEARNER_BACKEND=verl; leave it unset, or choose torch"
