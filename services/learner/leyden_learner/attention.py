@@ -52,7 +52,7 @@ def attend(
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous(), None
 
 
-_uncompiled = torch.compiler.disable(attend)
+_uncompiled = torch.compiler.disable(attend)  # type: ignore[no-untyped-call]
 
 
 def _row(query: Tensor, key: Tensor, value: Tensor, *, scaling: float | None, window: int | None) -> Tensor:

@@ -21,7 +21,8 @@ BATCHES = [[make_sample(index) for index in range(first, first + 2 + first)] for
 
 def settings(**changes: Any) -> LearnerSettings:
     """One thread of a CPU, at a learning rate at which one step shows."""
-    return LearnerSettings(**({"policy": "tiny", "lr": 1e-2, "threads": 1, "device": "cpu"} | changes))
+    defaults: dict[str, Any] = {"policy": "tiny", "lr": 1e-2, "threads": 1, "device": "cpu"}
+    return LearnerSettings(**(defaults | changes))
 
 
 def test_compiled_layers_train_like_others(model_folder: Path) -> None:
