@@ -417,3 +417,22 @@ def test_the_chart_packages(output: Callable[..., str], helm: Path, tmp_path: Pa
     """Under its own version."""
     output(helm, "package", CHART, "--destination", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["leyden-0.1.0.tgz"]
+
+
+def test_an_object_store_replaces_the_volume(render: Callable[..., str]) -> None:
+    text = render("minimal", "--set", "checkpoints.url=s3://models/team,checkpoints.existingSecret=store")
+    assert "PersistentVolumeClaim" not in text
+    assert "persistentVolumeClaim" not in text
+    containers = {name: pod["containers"][0] for name, pod in pods(_resources(text)).items()}
+    for component, variable, value in (
+        ("learner", "LEYDEN_LEARNER_CHECKPOINT_URL", "s3://models/team"),
+        ("registry", "LEYDEN_REGISTRY_ARTIFACT_URL", "s3://models/team"),
+        ("inference", "LEYDEN_INFERENCE_CACHE_DIR", "/var/lib/leyden/checkpoints"),
+    ):
+        assert {"name": variable, "value": value} in containers[component]["env"]
+    trusted = {
+        name
+        for name, container in containers.items()
+        if {"secretRef": {"name": "store"}} in container.get("envFrom", [])
+    }
+    assert trusted == {"learner", "registry", "inference"}

@@ -32,8 +32,12 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if has $name (list "learner" "inference" "registry") }}
 - name: checkpoints
+{{- if $root.Values.checkpoints.url }}
+  emptyDir: {}
+{{- else }}
   persistentVolumeClaim:
     claimName: {{ include "leyden.claim" $root }}
+{{- end }}
 {{- end }}
 {{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
 - name: user-code
@@ -66,7 +70,7 @@ capabilities: {drop: [ALL]}
 - {name: kafka-ca, mountPath: /etc/leyden/kafka, readOnly: true}
 {{- end }}
 {{- if has $name (list "learner" "inference" "registry") }}
-- {name: checkpoints, mountPath: {{ $root.Values.checkpoints.mountPath }}, readOnly: {{ ne $name "learner" }}}
+- {name: checkpoints, mountPath: {{ $root.Values.checkpoints.mountPath }}, readOnly: {{ not (or (eq $name "learner") $root.Values.checkpoints.url) }}}
 {{- end }}
 {{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
 - {name: user-code, mountPath: /app/user, readOnly: true}
@@ -118,6 +122,9 @@ spec:
         {{- include "leyden.securityContext.container" $root | nindent 8 }}
       envFrom:
         - configMapRef: {name: {{ include "leyden.fullname" $root }}}
+        {{- if and $root.Values.checkpoints.url $root.Values.checkpoints.existingSecret (has $name (list "learner" "inference" "registry")) }}
+        - secretRef: {name: {{ $root.Values.checkpoints.existingSecret }}}
+        {{- end }}
       {{- $env := include "leyden.env" (list $root $name) | trim }}
       {{- if or $env $values.env $values.extraEnv }}
       env:

@@ -131,5 +131,16 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
   value: {{ include "leyden.registryUrl" $root | quote }}
 - name: LEYDEN_LEARNER_CHECKPOINT_DIR
   value: {{ $root.Values.checkpoints.mountPath | quote }}
+{{- with $root.Values.checkpoints.url }}
+- name: LEYDEN_LEARNER_CHECKPOINT_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- else if and (eq $name "registry") $root.Values.checkpoints.url }}
+- name: LEYDEN_REGISTRY_ARTIFACT_URL
+  value: {{ $root.Values.checkpoints.url | quote }}
+{{- end }}
+{{- if and (eq $name "inference") $root.Values.checkpoints.url }}
+- name: LEYDEN_INFERENCE_CACHE_DIR
+  value: {{ $root.Values.checkpoints.mountPath | quote }}
 {{- end }}
 {{- end -}}
