@@ -96,7 +96,7 @@ class Run:
             threads=1,
             device="cpu",
         )
-        self._buffer = SampleBuffer(BatchRule(effort.wave, settings.min_rollouts, timeout_s=0.0))
+        self._buffer = SampleBuffer(BatchRule(settings.min_rollouts, timeout_s=0.0, rollouts=effort.wave))
         self._store = CheckpointStore(folder, environment.name, "bench")
         self._trainer = Trainer.begin(settings, environment.seed_model, environment.seed_model)
         self._loader = Loader()
@@ -127,8 +127,8 @@ class Run:
         self.result.calls.append(sum(len(one.steps) for one in trajectories) / len(trajectories))
         for sample in self._credited(trajectories):
             self._buffer.add(Waiting(sample, 0, next(self._offsets), arrived_s=0.0))
-        if ready := self._buffer.ready(now_s=0.0):
-            self._step([waiting.sample for waiting in self._buffer.take(ready)])
+        if ready := self._buffer.step(now_s=0.0):
+            self._step([waiting.sample for waiting in ready])
 
     def _roll_out(self, tasks: Sequence[Task]) -> list[Trajectory]:
         assigned = [one for task in tasks for one in RolloutAssigned.fan_out(task)]

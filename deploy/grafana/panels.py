@@ -80,9 +80,9 @@ DROPPED = (
 )
 
 
-def step(name: str) -> tuple[Query, ...]:
+def step(name: str, legend: str = "") -> tuple[Query, ...]:
     """A measurement of the learner's last step."""
-    return (Query(newest(f"leyden_learner_{name}", "policy", POLICY), "{{policy}}"),)
+    return (Query(newest(f"leyden_learner_{name}", "policy", POLICY), f"{{{{policy}}}} {legend}".rstrip()),)
 
 
 OVERVIEW = Section(
@@ -209,22 +209,84 @@ TRAINING = Section(
         Chart("Gradient norm", "Before clipping.", step("grad_norm")),
         Chart(
             "Clipped",
-            "Share of sampled tokens that a clip bound keeps from moving the policy.",
-            step("clip_fraction"),
+            "Share of sampled tokens that a clip bound keeps from moving the policy, and which bound does.",
+            (
+                *step("clip_fraction"),
+                *step("clip_low_fraction", "lower bound"),
+                *step("clip_high_fraction", "upper bound"),
+            ),
             unit="percentunit",
         ),
         Chart(
+            "Ratio and importance",
+            "Largest policy / sampler ratio of the last step, and its mean importance weight.",
+            (*step("ratio_max", "largest ratio"), *step("importance_weight", "importance weight")),
+        ),
+        Chart("Learning rate", "Of the last step.", step("lr")),
+        Chart(
+            "Rewards of a step",
+            "Mean and standard deviation of the final rewards that the last step trained on.",
+            (*step("reward_mean", "mean"), *step("reward_std", "deviation")),
+            minimum=None,
+        ),
+        Chart(
             "Advantages",
-            "Of the last step: standard deviation over tokens, and the largest magnitude.",
+            "Of the last step: mean and standard deviation over tokens, and the largest magnitude.",
             (
-                Query(newest("leyden_learner_advantage_std", "policy", POLICY), "{{policy}} deviation"),
-                Query(newest("leyden_learner_advantage_max", "policy", POLICY), "{{policy}} largest"),
+                *step("advantage_mean", "mean"),
+                *step("advantage_std", "deviation"),
+                *step("advantage_max", "largest"),
             ),
+            minimum=None,
+        ),
+        Chart(
+            "Without effect",
+            "In the last step: sampled tokens with an advantage of 0, completions cut off at their limit.",
+            (
+                *step("zero_advantage_share", "zero advantage"),
+                *step("truncated_share", "truncated"),
+            ),
+            unit="percentunit",
+        ),
+        Chart(
+            "Completion length",
+            "Sampled tokens of the last step's completions.",
+            (*step("completion_length_mean", "mean"), *step("completion_length_max", "longest")),
+        ),
+        Chart(
+            "Size of a step",
+            "Rollouts trained on together, and the groups they are of.",
+            (*step("rollouts", "rollouts"), *step("groups", "groups")),
         ),
         Chart(
             "Tokens trained on",
             "Tokens a second: sampled ones, and all that were read.",
-            (Query(rate("leyden_learner_tokens_total", "policy, kind", POLICY), "{{policy}} {{kind}}"),),
+            (
+                Query(rate("leyden_learner_tokens_total", "policy, kind", POLICY), "{{policy}} {{kind}}"),
+                *step("tokens_per_second", "while training"),
+            ),
+        ),
+        Chart(
+            "Queues",
+            "Sampled tokens trained on, a second, by the queue that the tasks came through.",
+            (
+                Query(
+                    rate("leyden_learner_queue_tokens_total", "policy, queue", POLICY), "{{policy}} {{queue}}"
+                ),
+            ),
+            kind="stacked",
+        ),
+        Chart(
+            "Backlog and room",
+            "Rollouts that wait for a step, in memory or on the log, and those that may still be under way "
+            "without going stale. At no room producers should pause.",
+            (
+                Query(
+                    newest("leyden_learner_backlog_rollouts", "policy, queue", POLICY),
+                    "{{policy}} {{queue}} waiting",
+                ),
+                Query(newest("leyden_learner_room_rollouts", "policy", POLICY), "{{policy}} room"),
+            ),
         ),
         Chart(
             "Seconds of a step",
@@ -235,7 +297,8 @@ TRAINING = Section(
         ),
         Chart(
             "Waiting and refused",
-            "Usable rollouts in hand, and steps refused as unhealthy in the last ten minutes.",
+            "Usable rollouts in memory; in the last ten minutes steps refused as unhealthy, and failed tries "
+            "of what was away.",
             (
                 Query(
                     newest("leyden_learner_buffered_rollouts", "policy", POLICY),
@@ -244,6 +307,10 @@ TRAINING = Section(
                 Query(
                     "sum by (reason) (increase(leyden_learner_steps_skipped_total{" + POLICY + "}[10m]))",
                     "skipped: {{reason}}",
+                ),
+                Query(
+                    "sum by (what) (increase(leyden_learner_retries_total{" + POLICY + "}[10m]))",
+                    "away: {{what}}",
                 ),
             ),
         ),

@@ -9,160 +9,38 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-from prometheus_client import REGISTRY
+from learner_harness import BATCH, DEADLINE_S, World, running, train, until, worlds
 from safetensors.torch import load_file
 from torch import Tensor, equal
 
-from leyden_learner.app import build_learner
-from leyden_learner.learner import Learner
 from leyden_learner.registry import PolicyMissing
-from leyden_learner.repository import Checkpoint, CheckpointRepository
-from leyden_learner.settings import LearnerSettings
-from leyden_learner.testing import RegistryStub, make_row, make_sample, make_span, write_model
 from leyden_learner.versions import ArtifactChanged
 from leyden_local.ports import free_ports
-from leyden_platform.database import create_engine
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
-from leyden_platform.settings import DatabaseSettings, KafkaSettings, OpsSettings
-from leyden_schemas import Topic, Topics, TrainingSample, encode
+from leyden_platform.settings import DatabaseSettings, KafkaSettings
+from leyden_schemas import Topic, Topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
-
-DEADLINE_S = 60.0
-BATCH = 4
-
-
-@dataclass
-class World:
-    """One policy with its samples, database, registry and checkpoint folder."""
-
-    kafka: KafkaSettings
-    database: DatabaseSettings
-    folder: Path
-    first: Path
-    policy: str
-    registry: RegistryStub = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.registry = RegistryStub(self.policy, self.first)
-
-    def settings(self, **changes: Any) -> LearnerSettings:
-        """A learner of four rollouts a step."""
-        defaults: dict[str, Any] = {
-            "kafka": self.kafka,
-            "database": self.database,
-            "ops": OpsSettings(port=0),
-            "policy": self.policy,
-            "registry_url": "http://registry",
-            "checkpoint_dir": self.folder / "checkpoints",
-            "batch_rollouts": BATCH,
-            "min_rollouts": 1,
-            "max_staleness": 100,
-            "lr": 1e-2,
-            "threads": 1,
-            "device": "cpu",
-        }
-        return LearnerSettings(**(defaults | changes))
-
-    def learner(self, **changes: Any) -> Learner:
-        """A learner over this world."""
-        return build_learner(self.settings(**changes), httpx.ASGITransport(self.registry.app))
-
-    def sample(self, index: int, **changes: Any) -> TrainingSample:
-        """A sample of this policy."""
-        return make_sample(index, **({"policy": self.policy} | changes))
-
-    async def publish(self, *samples: TrainingSample) -> None:
-        """Put samples into one partition, in order."""
-        await self.publish_raw(*map(encode, samples))
-
-    async def publish_raw(self, *values: bytes) -> None:
-        """Put bytes into the same partition."""
-        publisher = KafkaPublisher(self.kafka, "tests")
-        await publisher.start()
-        for value in values:
-            await publisher.publish_raw(Topics.SAMPLES.name, b"one partition", value)
-        await publisher.stop()
-
-    @asynccontextmanager
-    async def repository(self) -> AsyncIterator[CheckpointRepository]:
-        """The learner's tables."""
-        engine = create_engine(self.database)
-        yield CheckpointRepository(engine, self.policy, "default")
-        await engine.dispose()
-
-    async def checkpoints(self) -> list[Checkpoint]:
-        """Committed checkpoints, oldest first."""
-        async with self.repository() as repository:
-            return (await repository.newest(100))[::-1]
-
-    def count(self, metric: str, **labels: str) -> float:
-        """A metric of this policy."""
-        return REGISTRY.get_sample_value(metric, {"policy": self.policy, **labels}) or 0.0
-
-    def dropped(self, reason: str) -> float:
-        """Samples dropped for a reason."""
-        return self.count("leyden_learner_samples_dropped_total", reason=reason)
 
 
 @pytest.fixture
 async def make_world(
     kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
 ) -> Callable[[], World]:
-    """Worlds that share broker, database and first version, each with its own policy."""
-    await ensure_topics(kafka, [Topics.SAMPLES])
-    first = write_model(tmp_path / "first")
-
-    def make() -> World:
-        policy = f"tiny-{uuid4().hex[:8]}"
-        return World(kafka, database, tmp_path, first, policy)
-
-    return make
+    """Worlds of this test."""
+    return await worlds(kafka, database, tmp_path)
 
 
 @pytest.fixture
 def world(make_world: Callable[[], World]) -> World:
+    """A world of its own."""
     return make_world()
-
-
-@asynccontextmanager
-async def running(learner: Learner) -> AsyncIterator["asyncio.Task[None]"]:
-    """The learner at work; stopped in the end, which it must survive."""
-    stop = asyncio.Event()
-    task = asyncio.create_task(learner.run(stop))
-    try:
-        yield task
-        stop.set()
-        async with asyncio.timeout(DEADLINE_S):
-            await task
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await task
-
-
-async def until(condition: Callable[[], object], task: "asyncio.Task[None]") -> None:
-    """Wait for a condition while the learner lives."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            if task.done():
-                task.result()
-                raise AssertionError("the learner returned early")
-            await asyncio.sleep(0.02)
-
-
-async def train(world: World, steps: int, **changes: Any) -> None:
-    """Run a learner until its versions are ``steps``."""
-    async with running(world.learner(max_steps=steps, **changes)) as task:
-        await until(lambda: len(world.registry.registered) == steps, task)
 
 
 def weights(world: World) -> dict[str, Tensor]:
@@ -215,32 +93,6 @@ async def test_a_learner_of_a_replay_trains_on_its_samples_alone_and_moves_nothi
     assert registered["metrics"]["reward_mean"] == 7.0
     async with world.repository() as repository:
         assert await repository.trained_among([sample.rollout_id for sample in live]) == set()
-
-
-async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) -> None:
-    await world.publish_raw(b"not json", b'{"policy": "x"}', encode(world.sample(0)))
-    await world.publish(
-        world.sample(0, reward=7.0),
-        world.sample(1, policy=f"{world.policy}-other"),
-        world.sample(2, run="other"),
-        world.sample(3, tenant="other"),
-        make_sample(4, make_row([1, 99], make_span(1, [-1.0])), policy=world.policy),
-        make_sample(5, make_row([1, 2], make_span(1, [-1.0], version=5)), policy=world.policy),
-        *(world.sample(index) for index in range(10, 10 + BATCH - 1)),
-    )
-    await train(world, 1)
-    reasons = (
-        "duplicate",
-        "other_run",
-        "other_tenant",
-        "token_out_of_vocabulary",
-        "unknown_version",
-    )
-    assert {reason: world.dropped(reason) for reason in reasons} == dict.fromkeys(reasons, 1.0)
-    # Other tests' samples lie in the same topic.
-    assert world.dropped("other_policy") >= 1
-    assert world.dropped("malformed") >= 2
-    assert world.registry.registered[0]["metrics"]["reward_mean"] == 0.25
 
 
 async def test_a_sample_that_grew_stale_while_waiting_is_dropped(world: World) -> None:

@@ -38,6 +38,7 @@ async def test_a_plain_message_becomes_rollouts(stand: Bench) -> None:
         1,
     )
     assert started.task.task_id is not None
+    assert started.queue == stand.queue
     (row,) = await stand.ledger("SELECT * FROM runner.rollouts")
     assert (row["outcome"], row["attempt"], row["owner"]) == ("succeeded", 1, None)
 

@@ -3,7 +3,7 @@
 Import the names from here; the modules are split by who writes the message.
 """
 
-from leyden_schemas.base import JsonObject, Message, Topic
+from leyden_schemas.base import BASE_QUEUE, JsonObject, Message, Topic
 from leyden_schemas.codec import MalformedMessage, decode, encode
 from leyden_schemas.deadletters import DeadLetter
 from leyden_schemas.deltas import CONVERSATION, UnknownBase, expand
@@ -30,6 +30,7 @@ from leyden_schemas.topics import Topics
 from leyden_schemas.trajectories import RewardTerm, Step, Trajectory, TrajectoryStatus
 
 __all__ = [
+    "BASE_QUEUE",
     "CONVERSATION",
     "AliasMoved",
     "CompletionRecorded",

@@ -19,6 +19,9 @@ Timestamp = Annotated[datetime, AfterValidator(_aware_utc)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$")]
 """A short identifier that is safe in URLs, metric labels and Kafka keys."""
 
+BASE_QUEUE = "default"
+"""The queue of ``leyden.tasks.v1`` itself; ``leyden.tasks.v1.<queue>`` is another's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Topic:

@@ -1,5 +1,6 @@
 """Bytes to messages and back: which types a topic carries, and errors a person can act on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,9 +26,18 @@ ADAPTERS: dict[str, TypeAdapter[Any]] = {
     Topics.DEADLETTERS.name: TypeAdapter(DeadLetter),
 }
 
+_MOST_PROBLEMS = 8
+
 
 class MalformedMessage(ValueError):
-    """Bytes that are not a message of their topic; the text says which field and what was expected."""
+    """Bytes that are not a message of their topic; the text says which field and what was expected.
+
+    ``problems`` say so to programs: the path of each field, and pydantic's name of what is wrong with it.
+    """
+
+    def __init__(self, text: str, problems: Sequence[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.problems = tuple(problems)
 
 
 def encode(message: Message) -> bytes:
@@ -50,14 +60,20 @@ def decode(topic: Topic | str, value: bytes | None) -> Any:
     try:
         message = adapter.validate_json(value)
     except ValidationError as error:
-        raise MalformedMessage(_explain(error)) from None
+        problems = [
+            (_path(item["loc"]), item["type"])
+            for item in error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
+        ]
+        raise MalformedMessage(_explain(error), problems) from None
     return whole(message) if isinstance(message, Trajectory) else message
 
 
 def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False, include_input=False)[:8]:
-        where = ".".join(str(part) for part in item["loc"]) or "message"
-        lines.append(f"{where}: {item['msg']}")
+    problems = error.errors(include_url=False, include_input=False)[:_MOST_PROBLEMS]
+    lines = [f"{_path(item['loc']) or 'message'}: {item['msg']}" for item in problems]
     more = error.error_count() - len(lines)
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from leyden_schemas.base import JsonObject, Message, Timestamp, Topic
+from leyden_schemas.base import BASE_QUEUE, JsonObject, Message, Timestamp, Topic
 from leyden_schemas.ids import policy_at
 from leyden_schemas.tasks import Task
 from leyden_schemas.topics import Topics
@@ -66,6 +66,7 @@ class RolloutStarted(_Event):
     group_id: UUID
     index: int = Field(ge=0)
     task: Task
+    queue: str = Field(default=BASE_QUEUE, description="The queue of task topics that the task came through.")
     runner: str = ""
 
 

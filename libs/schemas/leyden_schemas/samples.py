@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from leyden_schemas.base import Message, Timestamp, Topic
+from leyden_schemas.base import BASE_QUEUE, Message, Timestamp, Topic
 from leyden_schemas.topics import Topics
 
 
@@ -19,6 +19,7 @@ class TokenSpan(BaseModel):
     advantage: float
     version: int = Field(ge=0)
     completion_id: UUID
+    truncated: bool = Field(default=False, description="Cut off at its length limit; for metrics.")
 
     @property
     def stop(self) -> int:
@@ -59,6 +60,10 @@ class TrainingSample(Message):
     reward: float = Field(description="The final reward, for metrics; the loss uses advantages only.")
     estimator: str
     group_size: int = Field(ge=1, description="Rollouts the advantages were computed over.")
+    group_samples: int | None = Field(
+        default=None, ge=1, description="Samples that the group gave, this one included; None: not told."
+    )
+    queue: str = Field(default=BASE_QUEUE, description="The queue of task topics that the task came through.")
     created_at: Timestamp
 
     def key(self) -> str:

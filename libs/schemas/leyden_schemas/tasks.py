@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from leyden_schemas.base import JsonObject, Message, Name, Topic
+from leyden_schemas.base import BASE_QUEUE, JsonObject, Message, Name, Topic
 from leyden_schemas.ids import cause_id, parse_policy_ref
 from leyden_schemas.topics import Topics
 
@@ -91,13 +91,14 @@ class RolloutAssigned(Message):
     group_id: UUID
     index: int = Field(ge=0)
     task: Task
+    queue: str = Field(default=BASE_QUEUE, description="The queue of task topics that the task came through.")
 
     def key(self) -> str:
         """The rollout id."""
         return str(self.rollout_id)
 
     @classmethod
-    def fan_out(cls, task: Task) -> list["RolloutAssigned"]:
+    def fan_out(cls, task: Task, queue: str = BASE_QUEUE) -> list["RolloutAssigned"]:
         """The rollouts of a task; ids derive from tenant, run and task id, so a repeat is recognised.
 
         Raises ``ValueError`` when the task has no id yet.
@@ -113,6 +114,7 @@ class RolloutAssigned(Message):
                 group_id=group_id,
                 index=index,
                 task=task,
+                queue=queue,
             )
             for index in range(task.samples)
         ]

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from leyden_schemas.base import JsonObject, Message, Timestamp, Topic
+from leyden_schemas.base import BASE_QUEUE, JsonObject, Message, Timestamp, Topic
 from leyden_schemas.events import CompletionStatus, Outcome, PromptBase, Protocol, Timings
 from leyden_schemas.tasks import Task
 from leyden_schemas.topics import Topics
@@ -97,6 +97,7 @@ class Trajectory(Message):
         description="0 when first published; a higher one, made of feedback that came later, supersedes it.",
     )
     task: Task
+    queue: str = Field(default=BASE_QUEUE, description="The queue of task topics that the task came through.")
     outcome: Outcome
     output: Any = None
     error: str | None = None

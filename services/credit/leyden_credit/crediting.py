@@ -78,15 +78,19 @@ class Crediting:
             credited.group = GroupDrop.ZERO_VARIANCE
             return credited
         compared = [trajectory for trajectory, _ in usable]
+        merged: list[tuple[Trajectory, list[TokenRow]]] = []
         for trajectory, by_step in zip(compared, advantages, strict=True):
             rows, dropped = merge(
                 trajectory.steps, by_step, policy=policy_of(trajectory), agents=self._agents
             )
             credited.steps += dropped
             if rows:
-                credited.samples.append(_sample(trajectory, rows, estimator, compared))
+                merged.append((trajectory, rows))
             else:
                 credited.rollouts.append(RolloutDrop.NO_ROWS)
+        credited.samples = [
+            _sample(trajectory, rows, estimator, compared, len(merged)) for trajectory, rows in merged
+        ]
         return credited
 
     def _estimator(self, usable: Sequence[tuple[Trajectory, ScoredRollout]]) -> Estimator | None:
@@ -113,7 +117,11 @@ class Crediting:
 
 
 def _sample(
-    trajectory: Trajectory, rows: list[TokenRow], estimator: Estimator, compared: Sequence[Trajectory]
+    trajectory: Trajectory,
+    rows: list[TokenRow],
+    estimator: Estimator,
+    compared: Sequence[Trajectory],
+    siblings: int,
 ) -> TrainingSample:
     return TrainingSample(
         tenant=trajectory.tenant,
@@ -126,6 +134,8 @@ def _sample(
         reward=trajectory.reward,
         estimator=estimator.label,
         group_size=len(compared),
+        group_samples=siblings,
+        queue=trajectory.queue,
         created_at=max(other.finished_at for other in compared),
     )
 

@@ -140,6 +140,7 @@ def _span(step: Step, parts: Parts, index: int, advantage: float) -> TokenSpan:
         advantage=advantage,
         version=step.version,
         completion_id=step.completion_id,
+        truncated=step.finish_reason == "length",
     )
 
 

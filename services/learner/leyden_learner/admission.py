@@ -3,8 +3,9 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from leyden_schemas import TrainingSample
+from leyden_schemas import MalformedMessage, TrainingSample
 
 LEAST_LOGPROB = -100.0
 """A token of a lower log-probability is never sampled: it would take more than e^100 draws."""
@@ -14,6 +15,9 @@ class Drop(StrEnum):
     """Why a sample is not trained on."""
 
     MALFORMED = "malformed"
+    WRONG_LENGTHS = "wrong_lengths"
+    MISSING_LOGPROBS = "missing_logprobs"
+    EMPTY_ROWS = "empty_rows"
     OTHER_POLICY = "other_policy"
     OTHER_TENANT = "other_tenant"
     OTHER_RUN = "other_run"
@@ -28,6 +32,17 @@ class Drop(StrEnum):
     UNHEALTHY_STEP = "unhealthy_step"
 
 
+class Owner(Protocol):
+    """Whose a sample is."""
+
+    @property
+    def policy(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def run(self) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Admission:
     """What this learner accepts, apart from what changes with every step."""
@@ -39,24 +54,23 @@ class Admission:
     vocabulary: int
     max_positions: int
 
+    def belongs_elsewhere(self, owner: Owner) -> Drop | None:
+        """Whether it is another learner's."""
+        if owner.policy != self.policy:
+            return Drop.OTHER_POLICY
+        if owner.tenant != self.tenant:
+            return Drop.OTHER_TENANT
+        return Drop.OTHER_RUN if owner.run != self.run else None
+
     def refuses(self, sample: TrainingSample, version: int) -> Drop | None:
         """Why ``sample`` cannot be used while ``version`` is the newest, or None when it can."""
         return (
-            self._belongs_elsewhere(sample)
-            or self.too_old(sample, version)
-            or self._unusable(sample, version)
+            self.belongs_elsewhere(sample) or self.too_old(sample, version) or self._unusable(sample, version)
         )
 
     def too_old(self, sample: TrainingSample, version: int) -> Drop | None:
         """Whether its oldest token was sampled more than ``max_staleness`` versions ago."""
         return Drop.TOO_STALE if version - sample.oldest_version > self.max_staleness else None
-
-    def _belongs_elsewhere(self, sample: TrainingSample) -> Drop | None:
-        if sample.policy != self.policy:
-            return Drop.OTHER_POLICY
-        if sample.tenant != self.tenant:
-            return Drop.OTHER_TENANT
-        return Drop.OTHER_RUN if sample.run != self.run else None
 
     def _unusable(self, sample: TrainingSample, version: int) -> Drop | None:
         spans = [span for row in sample.rows for span in row.spans]
@@ -74,3 +88,21 @@ class Admission:
 def _is_logprob(value: float) -> bool:
     """Finite, not positive (rounding aside), and of a token that could have been sampled at all."""
     return LEAST_LOGPROB <= value <= 1e-3
+
+
+def why_malformed(error: MalformedMessage) -> Drop:
+    """The name of what is wrong with bytes that are no sample; the error's text has the details."""
+    if not all(path.startswith("rows") for path, _ in error.problems):
+        return Drop.MALFORMED
+    for path, kind in error.problems:
+        field = path.rstrip("0123456789.").rsplit(".", 1)[-1]
+        match field, kind:
+            case "logprobs", "finite_number":
+                return Drop.BAD_LOGPROB
+            case "logprobs", _:
+                return Drop.MISSING_LOGPROBS
+            case "rows" | "token_ids" | "spans", "missing" | "too_short":
+                return Drop.EMPTY_ROWS
+            case _, "value_error":
+                return Drop.WRONG_LENGTHS
+    return Drop.MALFORMED

@@ -19,6 +19,7 @@ from leyden_learner.repository import SCHEMA, CheckpointRepository
 from leyden_learner.retention import Retention
 from leyden_learner.servers import loaded_versions
 from leyden_learner.settings import LearnerSettings
+from leyden_learner.sinks import open_sinks
 from leyden_learner.verl_backend.factory import VerlTrainers
 from leyden_platform.database import create_engine, migrate
 from leyden_platform.messaging import LogReader
@@ -119,4 +120,5 @@ def build_learner(
         open_reader=open_reader,
         trainers=ranks or trainers_of(settings),
         resources=resources,
+        sinks=open_sinks(settings),
     )

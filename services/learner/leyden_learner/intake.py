@@ -3,26 +3,40 @@
 from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
+import msgspec
 import structlog
 
 from leyden_learner import metrics
-from leyden_learner.admission import Admission, Drop
+from leyden_learner.admission import Admission, Drop, why_malformed
 from leyden_learner.batching import SampleBuffer, Waiting
 from leyden_learner.patience import Patience
+from leyden_learner.positions import Positions
 from leyden_learner.repository import CheckpointRepository
 from leyden_platform.database import DatabaseUnreachable
 from leyden_platform.messaging import Record
-from leyden_schemas import MalformedMessage, TrainingSample
+from leyden_schemas import BASE_QUEUE, MalformedMessage, TrainingSample
 
 log = structlog.get_logger(__name__)
 
 _ELSEWHERE = {Drop.OTHER_POLICY, Drop.OTHER_TENANT, Drop.OTHER_RUN, Drop.ALREADY_TRAINED}
 
 
+class Label(msgspec.Struct):
+    """What decides whether a sample is looked at now; read without building the rest of it."""
+
+    policy: str
+    tenant: str = "default"
+    run: str = "default"
+    queue: str = BASE_QUEUE
+
+
+_LABELS = msgspec.json.Decoder(Label)
+
+
 class Intake:
     """Takes records in, drops by reason what cannot be trained on, and knows where each partition goes on.
 
-    ``newest`` tells the policy's newest version.
+    At most ``share`` rollouts of a queue wait; ``newest`` tells the policy's newest version.
     """
 
     def __init__(
@@ -30,6 +44,7 @@ class Intake:
         buffer: SampleBuffer,
         admission: Admission,
         *,
+        share: int,
         repository: CheckpointRepository,
         patience: Patience,
         newest: Callable[[], int],
@@ -38,29 +53,47 @@ class Intake:
     ) -> None:
         self._buffer, self._admission, self._repository = buffer, admission, repository
         self._patience, self._newest, self._now_s = patience, newest, now_s
-        self.positions = dict(positions)
+        self._share = share
+        self.positions = Positions(positions)
 
     @property
     def low_watermark(self) -> dict[int, int]:
         """From where the log is needed again after a crash."""
-        return self._buffer.low_watermark(self.positions)
+        return self._buffer.low_watermark(self.positions.low())
 
-    async def take(self, records: Sequence[Record]) -> None:
-        """Keep what may be trained on, and go on after these records."""
-        candidates = [
-            (record, sample) for record in records if (sample := self._admitted(record)) is not None
-        ]
-        trained = await self._trained([sample for _, sample in candidates])
-        for record, sample in candidates:
-            waiting = Waiting(sample, record.partition.number, record.offset, self._now_s())
-            if sample.rollout_id in trained:
-                self.drop(Drop.ALREADY_TRAINED, record.where)
-            elif not self._buffer.add(waiting):
-                self.drop(Drop.DUPLICATE, record.where)
+    @property
+    def backlog(self) -> dict[str, int]:
+        """Rollouts of each queue that wait, in the buffer or left on the log."""
+        queues = {*self._buffer.queues, *self.positions.behind}
+        return {queue: self._buffer.count(queue) + self.positions.left(queue) for queue in sorted(queues)}
+
+    def room(self, queue: str) -> int:
+        """Rollouts of a queue that may still wait."""
+        return self._share - self._buffer.count(queue)
+
+    async def scan(self, records: Sequence[Record]) -> None:
+        """Go on after these records, keeping what may be trained on and has room."""
+        taken: list[tuple[Record, str]] = []
         for record in records:
-            self.positions[record.partition.number] = record.offset + 1
+            number, offset = record.partition.number, record.offset
+            if offset < self.positions.scan.get(number, 0):
+                self.positions.begun_anew(number, offset)
+            if queue := self._queue_of(record):
+                room = self.room(queue) - sum(other == queue for _, other in taken)
+                if self.positions.scanned(queue, number, offset, room=room > 0):
+                    taken.append((record, queue))
+            self.positions.passed(number, offset)
+        await self._keep([record for record, _ in taken])
         metrics.READ.labels(self._admission.policy).inc(len(records))
-        self._show()
+
+    async def follow(self, queue: str, records: Sequence[Record]) -> None:
+        """The same for the cursor of a queue that is behind; at most as many records as it has room for."""
+        own: list[Record] = []
+        for record in records:
+            is_own = self._queue_of(record, counting=False) == queue
+            own += [record] * is_own
+            self.positions.followed(queue, record.partition.number, record.offset, own=is_own)
+        await self._keep(own)
 
     def evict_stale(self) -> None:
         """Drop what the newest version has made too old."""
@@ -76,16 +109,55 @@ class Intake:
             "sample_dropped", reason=reason, where=where, **details
         )
 
+    def _queue_of(self, record: Record, *, counting: bool = True) -> str | None:
+        """The queue of a sample of ours; None for anything else, which is counted."""
+        try:
+            label = _LABELS.decode(record.value or b"")
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if counting:
+                self._refuse_bytes(record, error)
+            return None
+        if reason := self._admission.belongs_elsewhere(label):
+            if counting:
+                self.drop(reason, record.where)
+            return None
+        return label.queue
+
+    def _refuse_bytes(self, record: Record, error: Exception) -> None:
+        try:
+            record.message()
+        except MalformedMessage as malformed:
+            self.drop(why_malformed(malformed), record.where, error=str(malformed))
+        else:
+            self.drop(Drop.MALFORMED, record.where, error=str(error))
+
+    async def _keep(self, records: Sequence[Record]) -> None:
+        candidates = [
+            (record, sample) for record in records if (sample := self._admitted(record)) is not None
+        ]
+        trained = await self._trained([sample for _, sample in candidates])
+        for record, sample in candidates:
+            waiting = Waiting(sample, record.partition.number, record.offset, self._now_s())
+            if sample.rollout_id in trained:
+                self._refuse(Drop.ALREADY_TRAINED, record, sample)
+            elif not self._buffer.add(waiting):
+                self.drop(Drop.DUPLICATE, record.where)
+        self._show()
+
     def _admitted(self, record: Record) -> TrainingSample | None:
         try:
             sample: TrainingSample = record.message()
         except MalformedMessage as error:
-            self.drop(Drop.MALFORMED, record.where, error=str(error))
+            self.drop(why_malformed(error), record.where, error=str(error))
             return None
         if reason := self._admission.refuses(sample, self._newest()):
-            self.drop(reason, record.where, rollout_id=str(sample.rollout_id))
+            self._refuse(reason, record, sample)
             return None
         return sample
+
+    def _refuse(self, reason: Drop, record: Record, sample: TrainingSample) -> None:
+        self._buffer.settle(sample)
+        self.drop(reason, record.where, rollout_id=str(sample.rollout_id))
 
     async def _trained(self, samples: Sequence[TrainingSample]) -> set[UUID]:
         if not samples:
@@ -97,3 +169,5 @@ class Intake:
 
     def _show(self) -> None:
         metrics.BUFFERED.labels(self._admission.policy).set(len(self._buffer))
+        for queue, rollouts in self.backlog.items():
+            metrics.BACKLOG.labels(self._admission.policy, queue).set(rollouts)

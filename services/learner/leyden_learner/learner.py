@@ -14,18 +14,21 @@ import structlog
 from leyden_learner import metrics
 from leyden_learner.admission import Admission, Drop
 from leyden_learner.archive import Archive
-from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
+from leyden_learner.batching import SampleBuffer, Waiting
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.health import CollapseLimits, CollapseWatch, Unhealthy
 from leyden_learner.intake import Intake
 from leyden_learner.outcome import Ruined, Skipped, Trained
+from leyden_learner.pacing import room
 from leyden_learner.patience import Patience, Stopped
 from leyden_learner.phases import Phases
-from leyden_learner.ports import Reader, TrainerFactory, TrainingPolicy
+from leyden_learner.ports import TrainerFactory, TrainingPolicy
+from leyden_learner.reading import OpenReader, Reading
 from leyden_learner.registry import RegistryClient
 from leyden_learner.repository import CheckpointRepository
 from leyden_learner.retention import Retention
 from leyden_learner.settings import LearnerSettings
+from leyden_learner.sinks import Sinks
 from leyden_learner.torch_thread import TorchThread
 from leyden_learner.versions import Versions
 from leyden_platform.database import DatabaseUnreachable
@@ -36,7 +39,6 @@ from leyden_platform.telemetry import span
 log = structlog.get_logger(__name__)
 
 _POLL_S = 0.5
-_MAX_POLLED = 500
 
 
 class Learner:
@@ -53,15 +55,17 @@ class Learner:
         archive: Archive,
         cache: ArtifactCache,
         retention: Retention,
-        open_reader: Callable[[Mapping[int, int]], AbstractAsyncContextManager[Reader]],
+        open_reader: OpenReader,
         trainers: TrainerFactory,
         resources: AbstractAsyncContextManager[object],
+        sinks: Sinks,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = "learner"
         self._settings, self._migrate, self._repository = settings, migrate, repository
         self._registry, self._store, self._retention = registry, store, retention
         self._open_reader, self._trainers, self._resources = open_reader, trainers, resources
+        self._sinks = sinks
         self._on_torch = TorchThread()
         self._patience = Patience(settings.policy)
         self._phases = Phases(settings.policy, monotonic)
@@ -76,12 +80,11 @@ class Learner:
             phases=self._phases,
             on_torch=self._on_torch,
         )
-        self._buffer = SampleBuffer(
-            BatchRule(settings.batch_rollouts, settings.min_rollouts, settings.batch_timeout_s)
-        )
+        self._buffer = SampleBuffer(settings.batch_rule)
         self._watch = CollapseWatch(
             CollapseLimits(settings.min_entropy, settings.max_reward_drop, settings.collapse_window)
         )
+        self._step_rollouts = settings.batch_rule.rollouts or settings.min_rollouts
         self._skips = 0
         self._began = False
         self._paused: str | None = None
@@ -106,6 +109,7 @@ class Learner:
             log.info("stopped_waiting", what=str(stopped))
         finally:
             self._on_torch.close()
+            await asyncio.to_thread(self._sinks.close)
 
     async def _begin(self) -> None:
         """From the newest committed step, or the registry's newest version and the beginning of the log."""
@@ -116,6 +120,8 @@ class Learner:
         load = trainers.resume if checkpoint else trainers.begin
         self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
+        if checkpoint:
+            self._sinks.offer(checkpoint.step, checkpoint.metrics, again=True)
         await self._retention.clean()
         self._show_progress()
         self._began = True
@@ -140,6 +146,7 @@ class Learner:
         return Intake(
             self._buffer,
             admission,
+            share=settings.max_buffered_rollouts,
             repository=self._repository,
             patience=self._patience,
             newest=lambda: self._versions.newest,
@@ -149,17 +156,16 @@ class Learner:
 
     async def _follow(self) -> None:
         """Read and train until stopped, done or paused. Raises ``Unavailable`` when the log is away."""
-        async with self._open_reader(self._intake.positions) as reader:
+        async with Reading(self._open_reader, self._intake) as reading:
             self._patience.waiting_for = None
             now_s = self._phases.now_s
-            collecting_s = now_s()
+            collecting_s, batch = now_s(), list[Waiting]()
             while not (self._stop.is_set() or self._done()):
-                room = self._settings.max_buffered_rollouts - len(self._buffer)
-                if room > 0:
-                    await self._intake.take(await reader.poll(_POLL_S, max_records=min(room, _MAX_POLLED)))
-                if count := self._buffer.ready(now_s()):
+                await reading.read(0 if batch else _POLL_S)
+                self._show_room()
+                if batch := self._buffer.step(now_s()):
                     self._phases.observe("collect", now_s() - collecting_s)
-                    await self._step(self._buffer.take(count))
+                    await self._step(batch)
                     collecting_s = now_s()
 
     async def _step(self, batch: Sequence[Waiting]) -> None:
@@ -189,9 +195,14 @@ class Learner:
             self._intake.low_watermark,
         )
         metrics.observe_trained(self._settings.policy, outcome.metrics, samples, sampled_for)
+        phases = {f"{name}_seconds": seconds for name, seconds in self._phases.last_s.items()}
+        self._sinks.offer(self._trainer.step, outcome.metrics | phases)
         self._show_progress()
         log.info("step_trained", step=self._trainer.step, version=self._versions.newest, **outcome.metrics)
         self._intake.evict_stale()
+        if not self._settings.batch_rule.rollouts:
+            self._step_rollouts = len(batch)
+        self._show_room()
         await self._retention()
 
     async def _reload(self) -> None:
@@ -222,6 +233,7 @@ class Learner:
     def _pause(self, reason: Unhealthy, why: str) -> None:
         self._paused = f"paused {why}"
         metrics.PAUSED.labels(self._settings.policy).set(1)
+        metrics.ROOM.labels(self._settings.policy).set(0)
         log.error("training_paused", reason=reason, remedy="look into the samples, then restart")
 
     def _done(self) -> bool:
@@ -231,3 +243,12 @@ class Learner:
     def _show_progress(self) -> None:
         metrics.STEP.labels(self._settings.policy).set(self._trainer.step)
         metrics.VERSION.labels(self._settings.policy).set(self._versions.newest)
+
+    def _show_room(self) -> None:
+        settings = self._settings
+        left = room(
+            staleness=settings.max_staleness,
+            step_rollouts=self._step_rollouts,
+            backlog=sum(self._intake.backlog.values()),
+        )
+        metrics.ROOM.labels(settings.policy).set(0 if self._paused else left)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from leyden_learner.objective import Terms
-from leyden_schemas import TrainingSample
+from leyden_schemas import TokenSpan, TrainingSample
 
 
 @dataclass(slots=True)
@@ -34,7 +35,7 @@ class Tally:
             "kl_reference": terms.kl_reference_n,
             "entropy": entropies_n,
         }
-        for name, values_n in measured.items():
+        for name, values_n in (measured | _by_bound(terms)).items():
             self.sums[name] = self.sums.get(name, 0.0) + values_n.float().sum().item()
         self.logprobs.append(logprobs_n.detach())
 
@@ -61,6 +62,16 @@ def _larger(one: float, other: float) -> float:
     return math.nan if math.isnan(one) or math.isnan(other) else max(one, other)
 
 
+def _by_bound(terms: Terms) -> dict[str, Tensor]:
+    """Tokens that the lower and the upper bound holds, where the backend tells which tokens are held."""
+    if terms.clipped_n.dtype is not torch.bool:
+        return {}
+    return {
+        "clip_low_fraction": terms.clipped_n & (terms.ratio_n < 1),
+        "clip_high_fraction": terms.clipped_n & (terms.ratio_n > 1),
+    }
+
+
 def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float]:
     """What a batch is made of: rewards by rollout, advantages and staleness by sampled token."""
     rewards = [sample.reward for sample in samples]
@@ -68,8 +79,9 @@ def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float
     tokens = sum(len(span.logprobs) for span in spans)
     advantage_mean = sum(span.advantage * len(span.logprobs) for span in spans) / tokens
     variance = sum((span.advantage - advantage_mean) ** 2 * len(span.logprobs) for span in spans) / tokens
-    return {
+    return _lengths(spans) | {
         "rollouts": float(len(samples)),
+        "groups": float(len({sample.group_id for sample in samples})),
         "rows": float(sum(len(sample.rows) for sample in samples)),
         "sampled_tokens": float(tokens),
         "reward_mean": statistics.fmean(rewards),
@@ -77,5 +89,16 @@ def describe(samples: Sequence[TrainingSample], version: int) -> dict[str, float
         "advantage_mean": advantage_mean,
         "advantage_std": math.sqrt(variance),
         "advantage_max": max(abs(span.advantage) for span in spans),
+        "zero_advantage_share": sum(len(span.logprobs) for span in spans if not span.advantage) / tokens,
         "staleness_mean": sum((version - span.version) * len(span.logprobs) for span in spans) / tokens,
+    }
+
+
+def _lengths(spans: Sequence[TokenSpan]) -> dict[str, float]:
+    """Of completions, of which each span is one."""
+    lengths = [len(span.logprobs) for span in spans]
+    return {
+        "completion_length_mean": statistics.fmean(lengths),
+        "completion_length_max": float(max(lengths)),
+        "truncated_share": statistics.fmean(span.truncated for span in spans),
     }

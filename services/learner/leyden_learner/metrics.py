@@ -9,6 +9,14 @@ from leyden_schemas import TrainingSample
 STEP = Gauge("leyden_learner_step", "Steps trained since the run began.", ["policy"])
 VERSION = Gauge("leyden_learner_version", "Newest registered version.", ["policy"])
 BUFFERED = Gauge("leyden_learner_buffered_rollouts", "Usable rollouts waiting for a step.", ["policy"])
+BACKLOG = Gauge(
+    "leyden_learner_backlog_rollouts",
+    "Rollouts waiting for a step, in memory or left on the log.",
+    ["policy", "queue"],
+)
+ROOM = Gauge(
+    "leyden_learner_room_rollouts", "Rollouts that may be under way without going stale.", ["policy"]
+)
 PAUSED = Gauge("leyden_learner_paused", "1 while training is paused by the health guards.", ["policy"])
 READ = Counter("leyden_learner_samples_read_total", "Messages read from the samples topic.", ["policy"])
 DROPPED = Counter("leyden_learner_samples_dropped_total", "Samples not trained on.", ["policy", "reason"])
@@ -18,6 +26,14 @@ TOKENS = Counter(
     "leyden_learner_tokens_total",
     "Tokens trained on: sampled ones, and all that were read.",
     ["policy", "kind"],
+)
+QUEUE_TOKENS = Counter(
+    "leyden_learner_queue_tokens_total", "Sampled tokens trained on, by queue of tasks.", ["policy", "queue"]
+)
+SINK_POINTS = Counter(
+    "leyden_learner_sink_points_total",
+    "Steps handed to a sink: written, failed there, or dropped because it is slow.",
+    ["policy", "sink", "result"],
 )
 RETRIES = Counter(
     "leyden_learner_retries_total", "Failed tries of something that was away.", ["policy", "what"]
@@ -49,6 +65,8 @@ _GAUGES = {
     "kl_sampler": "Mean (log policy - log sampler)^2 / 2 of sampled tokens.",
     "kl_reference": "Mean k3 estimate of the KL to the first version; 0 without a KL term.",
     "clip_fraction": "Share of sampled tokens that a clip bound keeps from moving the policy.",
+    "clip_low_fraction": "Share held by the lower bound: tokens that became less likely.",
+    "clip_high_fraction": "Share held by the upper bound: tokens that became more likely.",
     "ratio_max": "Largest policy / sampler ratio of a sampled token.",
     "importance_weight": "Mean truncated importance weight; 1 when switched off.",
     "reward_mean": "Mean final reward of the step's rollouts.",
@@ -56,18 +74,26 @@ _GAUGES = {
     "advantage_mean": "Token mean of the advantages.",
     "advantage_std": "Token standard deviation of the advantages.",
     "advantage_max": "Largest absolute advantage.",
+    "zero_advantage_share": "Share of sampled tokens whose advantage is 0, which teach nothing.",
     "staleness_mean": "Token mean of versions between sampling and training.",
+    "completion_length_mean": "Mean sampled tokens of a completion.",
+    "completion_length_max": "Sampled tokens of the longest completion.",
+    "truncated_share": "Share of completions that were cut off at their length limit.",
+    "rollouts": "Rollouts trained on together.",
+    "groups": "Groups they are of.",
+    "tokens_per_second": "Tokens, padding included, over the seconds of training on them.",
 }
 STEP_GAUGES = {
     name: Gauge(f"leyden_learner_{name}", f"Last step: {text}", ["policy"]) for name, text in _GAUGES.items()
 }
 
 
-def observe_step(policy: str, measured: Mapping[str, float]) -> None:
+def observe_step(policy: str, measured: dict[str, float]) -> None:
     """Show a step's measurements, also those of a skipped one."""
-    for name, gauge in STEP_GAUGES.items():
-        if name in measured:
-            gauge.labels(policy).set(measured[name])
+    speed = {"tokens_per_second": measured["input_tokens"] / max(measured["seconds"], 1e-9)}
+    for name, value in (measured | speed).items():
+        if name in STEP_GAUGES:
+            STEP_GAUGES[name].labels(policy).set(value)
 
 
 def observe_trained(
@@ -79,3 +105,4 @@ def observe_trained(
     TOKENS.labels(policy, "input").inc(measured["input_tokens"])
     for sample in samples:
         STALENESS.labels(policy).observe(version - sample.oldest_version)
+        QUEUE_TOKENS.labels(policy, sample.queue).inc(sample.sampled_tokens)

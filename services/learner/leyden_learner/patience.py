@@ -34,6 +34,10 @@ async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
         return stop.is_set()
 
 
+Wait = Callable[[asyncio.Event, float], Awaitable[bool]]
+"""Waits so many seconds, or until the event is set; whether it is."""
+
+
 async def patiently(
     what: str,
     attempt: Callable[[], Awaitable[T]],
@@ -42,6 +46,7 @@ async def patiently(
     stop: asyncio.Event,
     failed: Callable[[str | None], None],
     deadline_s: float | None = None,
+    wait: Wait = stopped_within,
 ) -> T:
     """The result of the first ``attempt`` that does not fail with one of ``on``.
 
@@ -57,7 +62,7 @@ async def patiently(
                 raise
             log.warning("waiting", what=what, error=str(error), again_in_s=pause_s)
             failed(f"{what}: {error}")
-            if await stopped_within(stop, pause_s):
+            if await wait(stop, pause_s):
                 raise Stopped(what) from error
         else:
             failed(None)
@@ -68,8 +73,8 @@ async def patiently(
 class Patience:
     """Waits for what a policy's learner needs, counts failed tries, and knows what is waited for."""
 
-    def __init__(self, policy: str) -> None:
-        self._policy = policy
+    def __init__(self, policy: str, wait: Wait = stopped_within) -> None:
+        self._policy, self.wait = policy, wait
         self.stop = asyncio.Event()
         self.waiting_for: str | None = None
 
@@ -88,4 +93,12 @@ class Patience:
             if why:
                 metrics.RETRIES.labels(self._policy, what).inc()
 
-        return await patiently(what, attempt, on=(on,), stop=self.stop, failed=failed, deadline_s=deadline_s)
+        return await patiently(
+            what,
+            attempt,
+            on=(on,),
+            stop=self.stop,
+            failed=failed,
+            deadline_s=deadline_s,
+            wait=self.wait,
+        )

@@ -12,6 +12,7 @@ class Phases:
 
     def __init__(self, policy: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._policy, self.now_s = policy, monotonic
+        self.last_s: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -22,4 +23,5 @@ class Phases:
 
     def observe(self, name: str, seconds: float) -> None:
         """Count one."""
+        self.last_s[name] = seconds
         metrics.PHASE.labels(self._policy, name).observe(seconds)

@@ -2,11 +2,12 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from leyden_learner.batching import BatchRule
 from leyden_learner.recipes import RECIPES, Recipe
 from leyden_learner.recipes.base import Aggregation, Loss
 from leyden_learner.verl_backend.refusals import refusal
@@ -71,7 +72,20 @@ class LearnerSettings(ServiceSettings):
         description="Newest checkpoints that keep weights; what is served or pinned does, too; 0 keeps all.",
     )
 
-    batch_rollouts: int = Field(default=96, ge=1, description="Rollouts of a step.")
+    batch_rollouts: int = Field(
+        default=96,
+        ge=1,
+        description="Rollouts of a step. Does not hold, unless it is set, where one of the next two is.",
+    )
+    batch_groups: int = Field(
+        default=0, ge=0, description="Groups of a step, whose rollouts are trained on together; 0 is off."
+    )
+    batch_tokens: int = Field(
+        default=0, ge=0, description="Most sampled tokens of a step; 0 is without a limit."
+    )
+    queue_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="By queue of tasks, as JSON: its share of a step beside the others', else 1."
+    )
     min_rollouts: int = Field(
         default=8, ge=1, description="Fewest rollouts of a step taken because the time was up."
     )
@@ -79,7 +93,7 @@ class LearnerSettings(ServiceSettings):
         default=60.0, gt=0, description="After this long a step takes what is there."
     )
     max_buffered_rollouts: int = Field(
-        default=1024, ge=1, description="Reading pauses while this many rollouts wait to be trained on."
+        default=1024, ge=1, description="Rollouts of a queue in memory; more are left on the log meanwhile."
     )
     max_staleness: int = Field(
         default=4, ge=0, description="Versions between the one that sampled a rollout and the newest."
@@ -219,6 +233,23 @@ class LearnerSettings(ServiceSettings):
         default=5, ge=1, description="Training pauses after this many skipped steps in a row."
     )
 
+    sinks: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        default=[], description="Where step metrics go besides Prometheus, as JSON; each needs its extra."
+    )
+    tensorboard_dir: Path = Field(
+        default=Path("tensorboard"), description="Event files go to <policy>/<run> in this folder."
+    )
+    wandb_project: str = Field(default="leyden", min_length=1, description="Of Weights & Biases.")
+    wandb_entity: str | None = Field(default=None, description="Unset: the default of the API key.")
+    wandb_mode: Literal["online", "offline"] = Field(
+        default="online", description="offline writes a folder for `wandb sync`."
+    )
+    wandb_dir: Path = Field(default=Path("wandb-runs"), description="Where wandb keeps its files.")
+    mlflow_uri: str | None = Field(
+        default=None, description="Tracking server or database, sqlite:///mlflow.db; unset: MLflow's own."
+    )
+    mlflow_experiment: str = Field(default="leyden", min_length=1)
+
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0, description="CPU threads of torch; 0 leaves the choice to torch.")
     device: Literal["cpu", "cuda", "auto"] = Field(
@@ -253,15 +284,44 @@ class LearnerSettings(ServiceSettings):
     def _is_a_place(cls, value: str | None) -> str | None:
         return object_url(value) if value else None
 
+    @property
+    def batch_rule(self) -> BatchRule:
+        """What makes a step."""
+        return BatchRule(
+            min_rollouts=self.min_rollouts,
+            timeout_s=self.batch_timeout_s,
+            rollouts=self.batch_rollouts if self._by_rollouts else 0,
+            groups=self.batch_groups,
+            tokens=self.batch_tokens,
+            share=self.max_buffered_rollouts,
+            weights=self.queue_weights,
+        )
+
+    @property
+    def _by_rollouts(self) -> bool:
+        return "batch_rollouts" in self.model_fields_set or not (self.batch_groups or self.batch_tokens)
+
+    def _check_batches(self) -> None:
+        limit = self.batch_rollouts if self._by_rollouts else 0
+        if limit and self.batch_groups:
+            raise ValueError(
+                f"batch_rollouts {limit} and batch_groups {self.batch_groups} both say what fills a step; "
+                "unset one of them (batch_tokens may go with either)"
+            )
+        if limit and self.min_rollouts > limit:
+            raise ValueError(
+                f"min_rollouts {self.min_rollouts} exceeds batch_rollouts {limit}; lower min_rollouts"
+            )
+        fewest = max(limit, self.batch_groups, self.min_rollouts)
+        if self.max_buffered_rollouts < fewest:
+            raise ValueError(
+                f"max_buffered_rollouts {self.max_buffered_rollouts} is below what a step needs, {fewest}: "
+                "none would ever be full; raise it to the rollouts of several steps"
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.min_rollouts > self.batch_rollouts:
-            raise ValueError(f"min_rollouts {self.min_rollouts} exceeds batch_rollouts {self.batch_rollouts}")
-        if self.max_buffered_rollouts < self.batch_rollouts:
-            raise ValueError(
-                f"max_buffered_rollouts {self.max_buffered_rollouts} is below batch_rollouts "
-                f"{self.batch_rollouts}, so that no step would ever be full"
-            )
+        self._check_batches()
         if self.lr_schedule != "constant" and self.total_steps <= self.warmup_steps:
             raise ValueError(f"a {self.lr_schedule} schedule needs total_steps above warmup_steps")
         if self.recipe.aggregation == "fixed_length" and not self.fixed_length:

@@ -358,6 +358,7 @@ def _trajectory(
         index=start.index,
         attempt=rollout.attempt,
         task=start.task,
+        queue=start.queue,
         outcome=outcome,
         output=output,
         error=error,

@@ -31,7 +31,6 @@ from leyden_runner.policies import Policies
 from leyden_runner.retries import RetryPolicy
 from leyden_runner.rollouts import Options, Rollouts
 from leyden_runner.settings import (
-    BASE_QUEUE,
     Agent,
     CallableAgent,
     CommandAgent,
@@ -40,6 +39,7 @@ from leyden_runner.settings import (
     task_topic,
 )
 from leyden_runner.tables import OUTBOX, SCHEMA
+from leyden_schemas import BASE_QUEUE
 
 
 async def build(settings: RunnerSettings) -> Sequence[Component]:

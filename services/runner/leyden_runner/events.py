@@ -13,6 +13,7 @@ def started(assigned: RolloutAssigned, attempt: int, *, runner: str, at: datetim
         group_id=assigned.group_id,
         index=assigned.index,
         task=assigned.task,
+        queue=assigned.queue,
         runner=runner,
     )
 

@@ -5,8 +5,8 @@ from leyden_runner import metrics
 from leyden_runner.intake import Known, check, check_size, identified, unknown_policy
 from leyden_runner.policies import Policies
 from leyden_runner.rollouts import Job, Rollouts
-from leyden_runner.settings import BASE_QUEUE, rollout_topic
-from leyden_schemas import MalformedMessage, RolloutAssigned, Task, Topics
+from leyden_runner.settings import rollout_topic
+from leyden_schemas import BASE_QUEUE, MalformedMessage, RolloutAssigned, Task, Topics
 
 
 class TaskIntake:
@@ -20,7 +20,7 @@ class TaskIntake:
         """Raises ``MalformedMessage`` or ``Rejected`` for the dead letters, ``Unavailable`` to try again."""
         queue = record.partition.topic.removeprefix(Topics.TASKS.name).removeprefix(".") or BASE_QUEUE
         try:
-            assigned = RolloutAssigned.fan_out(await self._accept(record))
+            assigned = RolloutAssigned.fan_out(await self._accept(record), queue)
             await self._publisher.publish(*assigned, topic=rollout_topic(queue).name)
         except MalformedMessage:
             metrics.TASKS_REJECTED.labels("malformed").inc()

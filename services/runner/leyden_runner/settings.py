@@ -7,9 +7,8 @@ from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import CatalogueSettings, DatabaseSettings, ServiceSettings
 from leyden_platform.tokens import TokenSettings
-from leyden_schemas import Topic, Topics
+from leyden_schemas import BASE_QUEUE, Topic, Topics
 
-BASE_QUEUE = "default"
 _ENVELOPE_BYTES = 64 * 1024
 
 

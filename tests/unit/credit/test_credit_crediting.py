@@ -152,8 +152,17 @@ def test_a_rollout_with_nothing_to_train_on_still_counts_in_the_comparison() -> 
     credited = credit(make_trajectory(1.0), silent)
     assert [sample.rollout_id for sample in credited.samples] != [silent.rollout_id]
     assert len(credited.samples) == 1
-    assert credited.samples[0].group_size == 2
+    assert (credited.samples[0].group_size, credited.samples[0].group_samples) == (2, 1)
     assert credited.rollouts == [RolloutDrop.NO_ROWS]
+
+
+def test_samples_name_their_queue_their_siblings_and_what_was_cut_off() -> None:
+    cut = make_step([1], [2], finish_reason="length")
+    good, bad = make_trajectory(1.0, [cut], queue="gpu"), make_trajectory(0.0, queue="gpu")
+    one, two = credit(good, bad).samples
+    assert [(sample.queue, sample.group_samples) for sample in (one, two)] == [("gpu", 2)] * 2
+    assert [sample.rows[0].spans[0].truncated for sample in (one, two)] == [True, False]
+    assert credit(make_trajectory(1.0), make_trajectory(0.0)).samples[0].queue == "default"
 
 
 @pytest.mark.parametrize("huge", [1e13, -1e300, 1.7e308])

@@ -94,7 +94,10 @@ def test_an_objective_is_a_set_of_defaults() -> None:
     ("values", "text"),
     [
         ({"min_rollouts": 9, "batch_rollouts": 8}, "min_rollouts 9 exceeds batch_rollouts 8"),
-        ({"batch_rollouts": 2000}, "no step would ever be full"),
+        ({"batch_rollouts": 2000}, "none would ever be full; raise it"),
+        ({"batch_groups": 2000}, "below what a step needs, 2000"),
+        ({"batch_groups": 8, "batch_rollouts": 64}, "both say what fills a step; unset one of them"),
+        ({"queue_weights": {"gpu": 0}}, "queue_weights.gpu"),
         ({"lr_schedule": "cosine"}, "needs total_steps"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"objective": "dr_grpo"}, "needs fixed_length"),
@@ -108,12 +111,28 @@ def test_settings_that_cannot_work_are_refused(values: dict[str, Any], text: str
         LearnerSettings(**({"policy": "tiny"} | values))
 
 
+def test_rollouts_fill_a_step_unless_something_else_is_said_to() -> None:
+    def limits(**values: Any) -> tuple[int, int, int]:
+        rule = LearnerSettings(policy="tiny", **values).batch_rule
+        return rule.rollouts, rule.groups, rule.tokens
+
+    assert limits() == (96, 0, 0)
+    assert limits(batch_groups=8) == (0, 8, 0)
+    assert limits(batch_tokens=5000) == (0, 0, 5000)
+    assert limits(batch_tokens=5000, batch_rollouts=96) == (96, 0, 5000)
+    assert limits(batch_groups=8, batch_tokens=5000) == (0, 8, 5000)
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LEYDEN_LEARNER_POLICY", "calculator")
     monkeypatch.setenv("LEYDEN_LEARNER_BETAS", "[0.8, 0.9]")
     monkeypatch.setenv("LEYDEN_LEARNER_ALIASES", '["latest"]')
     monkeypatch.setenv("LEYDEN_KAFKA_BOOTSTRAP", "broker:9092")
+    monkeypatch.setenv("LEYDEN_LEARNER_BATCH_GROUPS", "4")
+    monkeypatch.setenv("LEYDEN_LEARNER_QUEUE_WEIGHTS", '{"gpu": 2}')
     settings = LearnerSettings()
+    assert settings.batch_rule.weight("gpu") == 2
+    assert (settings.batch_rule.rollouts, settings.batch_rule.groups) == (0, 4)
     assert (settings.policy, settings.betas, settings.aliases) == ("calculator", (0.8, 0.9), ["latest"])
     assert settings.kafka.bootstrap == "broker:9092"
 

@@ -44,6 +44,13 @@ def test_a_rollout_becomes_a_trajectory_with_its_steps_in_log_order() -> None:
     assert trajectory.final == []
 
 
+def test_a_trajectory_names_the_queue_that_its_task_came_through() -> None:
+    rollout = Rollout()
+    started = rollout.started().model_copy(update={"queue": "gpu"})
+    decisions = take(Assembly(), started, rollout.completion(), rollout.finished("4"))
+    assert closed(decisions).trajectory.queue == "gpu"
+
+
 def test_a_higher_attempt_supersedes_what_came_before() -> None:
     rollout = Rollout()
     old, kept = rollout.completion(), rollout.completion(attempt=2)
