@@ -13,7 +13,7 @@ from leyden_inference.vllm import metrics
 from leyden_inference.vllm.client import ServerFailed
 from leyden_inference.vllm.engine import Engine
 from leyden_inference.vllm.placement import Wanted
-from leyden_inference.vllm.turns import Turns
+from leyden_inference.vllm.turns import TurnObsolete, Turns
 from leyden_inference.vllm.weights import Verified, verify
 from leyden_schemas import ModelPublished, policy_at
 
@@ -113,19 +113,29 @@ class Tender:
         version = await self._verified(message)
         if version is None:
             return
-        async with self._turns.turn(version.name, spare=self._spare):
-            try:
-                await self._change(version, held)
-            except ServerFailed as error:
-                self._planner.doubt(message, error)
-                raise
-            except LoadFailed as error:
-                self._planner.refuse(message, error)
-                with contextlib.suppress(LoadFailed):
-                    await self._engine.change(held)
-            else:
-                self._settled(version)
+        try:
+            async with self._turns.turn(version.name, spare=self._spare, wanted=lambda: self._wants(version)):
+                await self._take_turn(message, version, held)
+        except TurnObsolete:
+            return
         self._planner.notify()
+
+    async def _take_turn(self, message: ModelPublished, version: Verified, held: Verified) -> None:
+        try:
+            await self._change(version, held)
+        except ServerFailed as error:
+            self._planner.doubt(message, error)
+            raise
+        except LoadFailed as error:
+            self._planner.refuse(message, error)
+            with contextlib.suppress(LoadFailed):
+                await self._engine.change(held)
+        else:
+            self._settled(version)
+
+    def _wants(self, version: Verified) -> bool:
+        wanted = self._planner.wanted(self._engine)
+        return wanted is not None and policy_at(wanted.base.policy, wanted.base.version) == version.name
 
     def _spare(self) -> bool:
         return self._planner.others_serve(self._engine)

@@ -85,6 +85,10 @@ def own_place(peers: Sequence[str], given: int | None, host: str | None = None) 
     return names.index(name) if name in names else None
 
 
+class TurnObsolete(Exception):
+    """What the turn was for is no longer wanted: a newer version came while waiting."""
+
+
 class Turns:
     """The turns of one process."""
 
@@ -104,22 +108,29 @@ class Turns:
         self._alone = place is None or len(peers) < 2
 
     @contextlib.asynccontextmanager
-    async def turn(self, target: str, *, spare: Callable[[], bool]) -> AsyncIterator[None]:
+    async def turn(
+        self, target: str, *, spare: Callable[[], bool], wanted: Callable[[], bool]
+    ) -> AsyncIterator[None]:
         """Inside the block nobody else changes weights, as far as can be known.
 
-        ``spare`` says whether another server of this process serves.
+        ``spare`` says whether another server of this process serves, ``wanted`` whether the change is still to
+        be made. Raises ``TurnObsolete`` when it is not.
         """
         async with self._lock:
             began = time.monotonic()
             try:
-                await self._until_ours(target, began + self._wait_s, spare)
+                await self._until_ours(target, began + self._wait_s, spare, wanted)
                 metrics.TURN_SECONDS.observe(time.monotonic() - began)
                 yield
             finally:
                 self.intends = None
 
-    async def _until_ours(self, target: str, deadline: float, spare: Callable[[], bool]) -> None:
+    async def _until_ours(
+        self, target: str, deadline: float, spare: Callable[[], bool], wanted: Callable[[], bool]
+    ) -> None:
         while not self._alone:
+            if not wanted():
+                raise TurnObsolete
             self.intends = target
             before = await asyncio.gather(*map(self._ask, self._before))
             after = await asyncio.gather(*map(self._ask, self._after))
