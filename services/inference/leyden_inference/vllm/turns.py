@@ -113,8 +113,8 @@ class Turns:
     ) -> AsyncIterator[None]:
         """Inside the block nobody else changes weights, as far as can be known.
 
-        ``spare`` says whether another server of this process serves, ``wanted`` whether the change is still to
-        be made. Raises ``TurnObsolete`` when it is not.
+        ``spare`` says whether another server of this process serves, ``wanted`` whether it is still to
+        be done. Raises ``TurnObsolete`` when it is not.
         """
         async with self._lock:
             began = time.monotonic()
