@@ -151,6 +151,7 @@ def _own_environment(config: StackConfig, folder: StackFolder, ports: Ports) -> 
             "LEYDEN_LEARNER_POLICY": config.policy,
             "LEYDEN_LEARNER_RUN": config.run,
             "LEYDEN_LEARNER_REGISTRY_URL": endpoints.registry,
+            "LEYDEN_LEARNER_SERVERS": json.dumps([endpoints.inference]),
             "LEYDEN_LEARNER_CHECKPOINT_DIR": str(folder.checkpoints),
             "LEYDEN_LEARNER_THREADS": "1",
         },

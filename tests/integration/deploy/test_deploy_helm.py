@@ -360,7 +360,7 @@ def test_keda_watches_the_group_that_the_runner_joins(rendered: dict[str, list[R
     assert "replicas" not in find(rendered["production"], "Deployment", "-gateway")["spec"]
 
 
-def test_only_the_gateway_and_its_own_replicas_reach_inference(rendered: dict[str, list[Resource]]) -> None:
+def test_only_those_who_must_reach_inference(rendered: dict[str, list[Resource]]) -> None:
     """An agent in a runner's pod must not sample unrecorded, nor move aliases."""
     policies = {
         item["metadata"]["labels"]["app.kubernetes.io/component"]: item["spec"]["ingress"]
@@ -370,7 +370,11 @@ def test_only_the_gateway_and_its_own_replicas_reach_inference(rendered: dict[st
     assert set(policies) == set(SERVICES)
     (peer,) = policies["inference"][1]["from"]
     assert peer["podSelector"]["matchExpressions"] == [
-        {"key": "app.kubernetes.io/component", "operator": "In", "values": ["gateway", "inference"]}
+        {
+            "key": "app.kubernetes.io/component",
+            "operator": "In",
+            "values": ["gateway", "inference", "learner"],
+        }
     ]
     (peer,) = policies["registry"][1]["from"]
     assert peer["podSelector"]["matchExpressions"] == [
@@ -417,6 +421,21 @@ def test_the_chart_packages(output: Callable[..., str], helm: Path, tmp_path: Pa
     """Under its own version."""
     output(helm, "package", CHART, "--destination", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["leyden-0.1.0.tgz"]
+
+
+def test_vllm_reads_what_was_fetched_from_an_object_store(render: Callable[..., str]) -> None:
+    """A variable given twice would leave one of the two containers at the wrong folder."""
+    resources = _resources(render("vllm", "--set", "checkpoints.url=s3://models/team"))
+    own, vllm = pods(resources)["inference"]["containers"]
+    names = [entry["name"] for entry in own["env"]]
+    assert len(names) == len(set(names))
+    cache = {entry["name"]: entry.get("value") for entry in own["env"]}["LEYDEN_INFERENCE_CACHE_DIR"]
+    assert cache in {mount["mountPath"] for mount in vllm["volumeMounts"]}
+
+
+def test_the_learner_asks_every_replica_before_it_deletes(rendered: dict[str, list[Resource]]) -> None:
+    asked = environment(rendered["production"], "learner")["LEYDEN_LEARNER_SERVERS"]
+    assert asked == environment(rendered["production"], "gateway")["LEYDEN_GATEWAY_REPLICAS"]
 
 
 def test_an_object_store_replaces_the_volume(render: Callable[..., str]) -> None:

@@ -129,6 +129,10 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
   value: {{ required "policy is required: the name of the policy to train" $root.Values.policy | quote }}
 - name: LEYDEN_LEARNER_REGISTRY_URL
   value: {{ include "leyden.registryUrl" $root | quote }}
+{{- if (include "leyden.component" (list $root "inference") | fromYaml).enabled }}
+- name: LEYDEN_LEARNER_SERVERS
+  value: {{ include "leyden.replicas" $root | quote }}
+{{- end }}
 - name: LEYDEN_LEARNER_CHECKPOINT_DIR
   value: {{ $root.Values.checkpoints.mountPath | quote }}
 {{- with $root.Values.checkpoints.url }}
@@ -139,7 +143,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT: {{ . | quote }}
 - name: LEYDEN_REGISTRY_ARTIFACT_URL
   value: {{ $root.Values.checkpoints.url | quote }}
 {{- end }}
-{{- if and (eq $name "inference") $root.Values.checkpoints.url }}
+{{- if and (eq $name "inference") $root.Values.checkpoints.url (not $root.Values.inference.vllm.enabled) }}
 - name: LEYDEN_INFERENCE_CACHE_DIR
   value: {{ $root.Values.checkpoints.mountPath | quote }}
 {{- end }}
