@@ -9,10 +9,11 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from learner_harness import BATCH, World, running, train, until
 from object_store import Bucket, silent_server
 from safetensors.torch import load_file
 from sqlalchemy.ext.asyncio import AsyncEngine
-from test_learner_loop import BATCH, World, make_world, running, same, train, until, weights
+from test_learner_loop import make_world, same, weights
 
 from leyden_learner.app import build_learner
 from leyden_learner.learner import Learner

@@ -7,6 +7,7 @@ import sys
 from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -175,6 +176,11 @@ async def test_a_full_disk_holds_the_step_in_hand_until_there_is_room_again(worl
     assert await all_trained(world, 2 * BATCH)
 
 
+def registered(world: World, count: int) -> bool:
+    """Whether so many versions are."""
+    return len(world.registry.registered) == count
+
+
 async def test_sinks_follow_a_run_through_a_restart_and_one_that_is_away_holds_up_nothing(
     world: World,
 ) -> None:
@@ -189,7 +195,7 @@ async def test_sinks_follow_a_run_through_a_restart_and_one_that_is_away_holds_u
     for steps in (2, 3):
         learner = world.learner(max_steps=steps, **sinks)
         async with running(learner) as task:
-            await until(lambda steps=steps: len(world.registry.registered) == steps, task)
+            await until(partial(registered, world, steps), task)
     events = EventAccumulator(str(folder / world.policy / "default")).Reload()
     assert [each.step for each in events.Scalars("reward_mean")] == [1, 2, 3]
     assert {"entropy", "grad_norm", "train_seconds", "checkpoint_seconds"} <= {*events.Tags()["scalars"]}

@@ -1,5 +1,6 @@
 """Sinks of step metrics, read back with their own libraries; and that none of them can hold up training."""
 
+import multiprocessing
 import struct
 import threading
 import time
@@ -38,19 +39,25 @@ def settings(folder: Path, *names: str, **changes: Any) -> LearnerSettings:
     return LearnerSettings(**(defaults | changes))
 
 
-def run_twice(settings: LearnerSettings, then: LearnerSettings | None = None) -> None:
-    """A learner of two steps, killed after its second, and another that resumes and makes a third.
+BEFORE = [
+    (1, {"reward_mean": 0.25, "rollouts": 4.0, "loss": float("nan")}),
+    (2, {"reward_mean": 0.5, "rollouts": 4.0}),
+]
+AFTER = [(2, {"reward_mean": 0.5, "rollouts": 4.0}), (3, {"reward_mean": 0.75, "rollouts": 4.0})]
 
-    Of the second step the first learner may have told the sinks, or not.
-    """
-    first = open_sinks(settings)
-    first.offer(1, {"reward_mean": 0.25, "rollouts": 4.0, "loss": float("nan")})
-    first.offer(2, {"reward_mean": 0.5, "rollouts": 4.0})
-    first.close(PATIENCE_S)
-    second = open_sinks(then or settings)
-    second.offer(2, {"reward_mean": 0.5, "rollouts": 4.0}, again=True)
-    second.offer(3, {"reward_mean": 0.75, "rollouts": 4.0})
-    second.close(PATIENCE_S)
+
+def tell(settings: LearnerSettings, points: list[tuple[int, dict[str, float]]]) -> None:
+    """What a learner tells its sinks; one that resumes at a step tells that step again."""
+    sinks = open_sinks(settings)
+    for index, (step, measured) in enumerate(points):
+        sinks.offer(step, measured, again=index == 0 and step > 1)
+    sinks.close(PATIENCE_S)
+
+
+def run_twice(settings: LearnerSettings) -> None:
+    """A learner of two steps, and another that resumes and makes a third."""
+    tell(settings, BEFORE)
+    tell(settings, AFTER)
 
 
 EXPECTED = [(1, 0.25), (2, 0.5), (3, 0.75)]
@@ -104,8 +111,13 @@ def history(file: Path) -> list[tuple[int, float]]:
 
 
 def test_wandb_shows_each_step_once_in_one_run(tmp_path: Path) -> None:
-    # Two folders, because wandb names what is in them by the second.
-    run_twice(*(settings(tmp_path, "wandb", wandb_dir=tmp_path / name) for name in ("one", "two")))
+    # Processes and folders of their own, because wandb tells its runs in a process apart by id and second.
+    for name, points in (("one", BEFORE), ("two", AFTER)):
+        target = settings(tmp_path, "wandb", wandb_dir=tmp_path / name), points
+        process = multiprocessing.get_context("spawn").Process(target=tell, args=target)
+        process.start()
+        process.join(PATIENCE_S)
+        assert process.exitcode == 0
     files = sorted(tmp_path.glob("*/wandb/offline-run-*/run-*.wandb"))
     rows = sorted(row for file in files for row in history(file))
     assert rows == EXPECTED
