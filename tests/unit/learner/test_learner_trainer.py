@@ -80,6 +80,29 @@ def test_accumulating_over_micro_batches_equals_one_batch(
             assert metrics[name] == pytest.approx(results[0][0][name], abs=1e-5)
 
 
+def test_every_pass_measures_against_the_start_of_the_step(model_folder: Path) -> None:
+    """Decoupled, the third pass' ratios are to the trainer before the first, not before the second."""
+    batch, cap = collate(weigh(SAMPLES, rollout_mean)), 0.5
+
+    def after(passes: int) -> tuple[Tensor, dict[str, float]]:
+        wide = {"clip_low": 0.99, "clip_high": 99.0, "importance_cap": cap}
+        trainer: Any = make_trainer(model_folder, epochs=passes or 1, **wide)
+        trainer._optimizer = torch.optim.SGD(trainer._policy.model.parameters(), lr=0.1)
+        measured = trained(trainer, SAMPLES) if passes else {}
+        with torch.no_grad():
+            return token_logprobs(trainer._policy.model, batch).logprobs_n, measured
+
+    def loss(policy_n: Tensor, anchor_n: Tensor) -> float:
+        importance_n = (anchor_n - batch.sampler_logprobs_n).exp().clamp(max=cap)
+        gained_n = importance_n * (policy_n - anchor_n).exp() * batch.advantages_n
+        return -(batch.weights_n * gained_n).sum().item()
+
+    (start, _), (first, _), (second, _) = after(0), after(1), after(2)
+    assert after(3)[1]["loss"] == pytest.approx(loss(second, start), abs=1e-6)
+    for mistaken in (first, second):
+        assert abs(loss(second, mistaken) - loss(second, start)) > 1e-4
+
+
 def test_packed_rows_train_like_padded_ones(model_folder: Path) -> None:
     results = []
     for packing in (True, False):
