@@ -25,6 +25,9 @@ from leyden_local.state import StackState
 from leyden_platform.messaging import KafkaPublisher
 from leyden_platform.settings import KafkaSettings
 
+_PATIENCE_S = 180.0
+"""Longest wait for the broker, which shares the cores with training: one slow answer must not cost a run."""
+
 
 def run_demo(scenario: Scenario, options: DemoOptions, console: Console) -> tuple[Summary, Path]:
     """Run the demo and write its report; returns the summary and the report's folder.
@@ -60,7 +63,7 @@ def run_demo(scenario: Scenario, options: DemoOptions, console: Console) -> tupl
 async def _campaign(
     scenario: Scenario, tasks: Any, options: DemoOptions, state: StackState, progress: Progress
 ) -> tuple[list[EvaluationResult], Any]:
-    kafka = KafkaSettings(bootstrap=state.endpoints.kafka, idempotent=False)
+    kafka = KafkaSettings(bootstrap=state.endpoints.kafka, idempotent=False, request_timeout_s=_PATIENCE_S)
     publisher = KafkaPublisher(kafka, "demo")
     await publisher.start()
     asker = Asker(scenario.example, options.rollout_timeout_s)
