@@ -18,6 +18,7 @@ from leyden_gateway.recording.spool import Spool
 from leyden_local import broker
 from leyden_local.ports import free_ports
 from leyden_platform.messaging import KafkaPublisher, LogReader, PublishFailed, ensure_topics
+from leyden_platform.messaging.publisher import Headers
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import Topic
 
@@ -144,6 +145,35 @@ class Broker:
             self._process.wait()
 
 
+class HeldPublisher(KafkaPublisher):
+    """Publishes nothing while held.
+
+    The embedded broker acknowledges, and loses, what is sent to a topic it does not know; Apache Kafka
+    refuses it. So nothing may be sent between its return and that of the topic.
+    """
+
+    def __init__(self, kafka: KafkaSettings) -> None:
+        super().__init__(kafka, "test", timeout_s=1)
+        self._free, self._refused = asyncio.Event(), asyncio.Event()
+        self._free.set()
+
+    async def hold(self) -> None:
+        """Returns when nothing is under way any more."""
+        self._free.clear()
+        self._refused.clear()
+        async with asyncio.timeout(DEADLINE_S):
+            await self._refused.wait()
+
+    def release(self) -> None:
+        self._free.set()
+
+    async def publish_encoded(self, topic: str, key: bytes, value: bytes, headers: Headers) -> None:
+        if not self._free.is_set():
+            self._refused.set()
+            raise PublishFailed("held")
+        await super().publish_encoded(topic, key, value, headers)
+
+
 @pytest.fixture
 def own_broker() -> Iterator[Broker]:
     own = Broker()
@@ -155,7 +185,7 @@ async def test_records_wait_for_a_broker_that_comes_back(own_broker: Broker, tmp
     topic = f"spooled-{uuid4().hex[:10]}"
     await asyncio.to_thread(own_broker.start)
     await ensure_topics(own_broker.kafka, [Topic(topic, partitions=2)])
-    publisher = KafkaPublisher(own_broker.kafka, "test", timeout_s=1)
+    publisher = HeldPublisher(own_broker.kafka)
     await publisher.start()
     await publisher.publish_encoded(topic, b"key-0", value(0), [("ce_id", b"0")])
     own_broker.kill()
@@ -164,8 +194,10 @@ async def test_records_wait_for_a_broker_that_comes_back(own_broker: Broker, tmp
             await publisher.publish_encoded(topic, b"key-0", value(0), [("ce_id", b"0")])
         for number in range(RECORDS):
             await spool.put(topic, b"key-%d" % (number % KEYS), value(number), [("ce_id", b"%d" % number)])
+        await publisher.hold()
         await asyncio.to_thread(own_broker.start)
         await ensure_topics(own_broker.kafka, [Topic(topic, partitions=2)])
+        publisher.release()
         await drained(spool)
     await publisher.stop()
     found = await numbers(own_broker.kafka, topic, RECORDS)
