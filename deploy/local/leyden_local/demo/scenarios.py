@@ -100,7 +100,7 @@ SCENARIOS = {
         example="reasoning",
         model=converted_smollm2,
         options={
-            "steps": 14,
+            "steps": 24,
             "batch_rollouts": 64,
             "batch_timeout_s": 30.0,
             "staleness": 1,

@@ -252,11 +252,11 @@ def demo(
         DemoModel,
         typer.Option(
             help="seed: the calculator's small model, some minutes. smollm2: SmolLM2-135M-Instruct on sums "
-            "of reasoning-gym, about half an hour on two busy cores and 9 GB of memory."
+            "of reasoning-gym, ten minutes on two cores with bf16, and 8 GB of memory."
         ),
     ] = DemoModel.SEED,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Learner steps. Default: 26, with smollm2 14.")
+        int | None, typer.Option(min=1, help="Learner steps. Default: 26, with smollm2 24.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the tasks and of the learner.")] = 0,
     heldout: Annotated[int, typer.Option(min=1, help="Held-out tasks of each evaluation.")] = 200,
