@@ -100,13 +100,22 @@ def postgres_url() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+async def _connected(url: str) -> "asyncpg.Connection[asyncpg.Record]":
+    """A server listens before it takes connections."""
+    async with asyncio.timeout(START_TIMEOUT_S):
+        while True:
+            try:
+                return await asyncpg.connect(url)
+            except asyncpg.CannotConnectNowError:
+                await asyncio.sleep(0.05)
+
+
 @pytest.fixture
 async def database(postgres_url: str) -> AsyncIterator[DatabaseSettings]:
     """A fresh, empty database, dropped afterwards."""
     name = f"test_{uuid4().hex}"
     plain = postgres_url.replace("+asyncpg", "")
-    async with asyncio.timeout(START_TIMEOUT_S):
-        connection = await asyncpg.connect(plain)
+    connection = await _connected(plain)
     try:
         await connection.execute(f'CREATE DATABASE "{name}"')
         yield DatabaseSettings(url=SecretStr(postgres_url.rsplit("/", 1)[0] + f"/{name}"))
