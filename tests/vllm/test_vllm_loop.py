@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(VLLM is None, reason="LEYDEN_TEST_VLLM does not name the program vllm"),
 ]
 
-STEPS = 8
+STEPS = 16
 
 
 @pytest.fixture
