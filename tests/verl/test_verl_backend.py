@@ -21,6 +21,8 @@ from leyden_learner.verl_backend.trainer import VerlTrainer
 from leyden_platform.probe import read_probe
 
 TOLERANCE = 1e-5
+TORCH_ALONE = {"clip_low_fraction", "clip_high_fraction"}
+"""verl tells what share of a batch is clipped, and not which tokens."""
 """Of weights after plain steps of 0.1; what differs is the order in which verl and we add up."""
 
 AGENT = make_sample(
@@ -110,8 +112,8 @@ def test_a_step_is_the_same_on_both(model_folder: Path, other_folder: Path, chan
     mine = plain(Trainer.begin(chosen, model_folder, other_folder))
     verls = plain(VerlTrainer.begin(chosen, model_folder, other_folder))
     measured, theirs = trained(mine), trained(verls)
-    assert measured.keys() == theirs.keys()
-    for name in measured.keys() - {"seconds"}:
+    assert measured.keys() - TORCH_ALONE == theirs.keys()
+    for name in theirs.keys() - {"seconds"}:
         assert theirs[name] == pytest.approx(measured[name], rel=1e-4, abs=1e-5), name
     assert furthest(weights(mine), weights(verls)) < TOLERANCE
 
@@ -123,7 +125,7 @@ def test_adapters_are_trained_the_same(model_folder: Path, tmp_path: Path) -> No
     mine = plain(Trainer.resume(chosen, first, model_folder))
     verls = plain(VerlTrainer.resume(chosen, first, model_folder))
     measured, theirs = trained(mine), trained(verls)
-    for name in measured.keys() - {"seconds"}:
+    for name in theirs.keys() - {"seconds"}:
         assert theirs[name] == pytest.approx(measured[name], rel=1e-4, abs=1e-5), name
     assert furthest(weights(mine), weights(verls)) < TOLERANCE
     assert theirs["kl_reference"] > 0
