@@ -161,8 +161,16 @@ async def test_a_run_on_verl_survives_a_kill_and_goes_on_with_torch(
             shown[backend] = await metrics(ops)
             assert await stopped(child, by) == (-signal.SIGKILL if by is signal.SIGKILL else 0)
     assert [each["step"] for each in stub.registered] == list(range(1, STEPS + 1))
-    assert stub.registered[0]["metrics"].keys() == stub.registered[-1]["metrics"].keys()
-    assert shown["verl"].keys() == shown["torch"].keys()
+    first, last = (set(stub.registered[at]["metrics"]) for at in (0, -1))
+    assert last - first == {"clip_low_fraction", "clip_high_fraction"}, "verl does not tell which are clipped"
+    assert not first - last
+    verls, torchs = (
+        {name for name in shown[backend] if name.removeprefix("leyden_learner_") in last}
+        for backend in ("verl", "torch")
+    )
+    assert torchs - verls == {"leyden_learner_clip_low_fraction", "leyden_learner_clip_high_fraction"}
+    assert verls
+    assert not verls - torchs
     artifact = Path(stub.registered[-1]["artifact"].removeprefix("file://"))
     reached = load_file(artifact / "model.safetensors")
     for name, value in steady(tmp_path / "first").items():
