@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
@@ -12,6 +12,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from leyden_inference import metrics
+from leyden_inference.answering import answered, not_found
 from leyden_inference.bodies import read_body, unless_disconnected
 from leyden_inference.chat import normalise
 from leyden_inference.engine import Generation
@@ -19,12 +20,6 @@ from leyden_inference.errors import RequestRefused
 from leyden_inference.requests import ChatRequest, CompletionFields, CompletionRequest, TokenizeRequest, parse
 from leyden_inference.responses import ChatWriter, Choice, Json, TextWriter, Whole
 from leyden_inference.serving import Served, Serving
-from leyden_platform.telemetry import span
-
-Handler = Callable[[Request], Awaitable[Response]]
-
-_DISCONNECTED = 499
-"""Status in metrics of a request whose client went away; nobody receives it."""
 
 
 class Api:
@@ -38,31 +33,14 @@ class Api:
         """The ASGI application."""
         return Starlette(
             routes=[
-                Route("/v1/chat/completions", self._answered("chat", self._chat), methods=["POST"]),
-                Route("/v1/completions", self._answered("completions", self._complete), methods=["POST"]),
-                Route("/v1/models", self._answered("models", self._models)),
-                Route("/tokenize", self._answered("tokenize", self._tokenize), methods=["POST"]),
-                Route("/health", self._answered("health", self._health)),
+                Route("/v1/chat/completions", answered("chat", self._chat), methods=["POST"]),
+                Route("/v1/completions", answered("completions", self._complete), methods=["POST"]),
+                Route("/v1/models", answered("models", self._models)),
+                Route("/tokenize", answered("tokenize", self._tokenize), methods=["POST"]),
+                Route("/health", answered("health", self._health)),
             ],
-            exception_handlers={404: _not_found, 405: _not_found},
+            exception_handlers={404: not_found, 405: not_found},
         )
-
-    def _answered(self, endpoint: str, handler: Handler) -> Handler:
-        """Answer refusals with an OpenAI error object, and count."""
-
-        async def answer(request: Request) -> Response:
-            try:
-                with span(f"inference {endpoint}", request.headers):
-                    response = await handler(request)
-            except RequestRefused as refusal:
-                response = JSONResponse(refusal.body(), status_code=refusal.status)
-            except ClientDisconnect:
-                metrics.DISCONNECTED.inc()
-                response = Response(status_code=_DISCONNECTED)
-            metrics.REQUESTS.labels(endpoint, str(response.status_code)).inc()
-            return response
-
-        return answer
 
     async def _chat(self, request: Request) -> Response:
         asked = parse(ChatRequest, await self._json(request))
@@ -264,9 +242,3 @@ async def _text_events(
         shown[index] += len(piece.content)
     if include_usage:
         yield writer.last(sampled)
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    refusal = RequestRefused(f"{request.method} {request.url.path} does not exist here", status=status)
-    return JSONResponse(refusal.body(), status_code=status)

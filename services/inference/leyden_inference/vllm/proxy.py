@@ -3,7 +3,6 @@
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -16,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from leyden_inference import metrics as service_metrics
+from leyden_inference.answering import answered, not_found
 from leyden_inference.bodies import read_body, unless_disconnected
 from leyden_inference.errors import EngineStopped, RequestRefused
 from leyden_inference.vllm import metrics
@@ -23,11 +23,10 @@ from leyden_inference.vllm.engine import Lease
 from leyden_inference.vllm.fleet import Fleet
 from leyden_inference.vllm.renaming import Renamer
 from leyden_inference.vllm.turns import TURN_PATH
-from leyden_platform.telemetry import span, trace_headers
+from leyden_platform.telemetry import trace_headers
 
 log = structlog.get_logger(__name__)
 
-_DISCONNECTED = 499
 _CONNECT_TIMEOUT_S = 5.0
 _FORWARDED = {
     "/v1/chat/completions": "chat",
@@ -54,36 +53,18 @@ class Proxy:
     def app(self) -> Starlette:
         """The ASGI application."""
         forwarded = [
-            Route(path, self._answered(name, self._forward), methods=["POST"])
-            for path, name in _FORWARDED.items()
+            Route(path, answered(name, self._forward), methods=["POST"]) for path, name in _FORWARDED.items()
         ]
         return Starlette(
             routes=[
                 *forwarded,
-                Route("/v1/models", self._answered("models", self._models)),
-                Route("/health", self._answered("health", self._health)),
+                Route("/v1/models", answered("models", self._models)),
+                Route("/health", answered("health", self._health)),
                 Route(TURN_PATH, self._turn),
                 Route("/engines/{number:int}/metrics", self._metrics),
             ],
-            exception_handlers={404: _not_found, 405: _not_found},
+            exception_handlers={404: not_found, 405: not_found},
         )
-
-    def _answered(
-        self, endpoint: str, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
-            try:
-                with span(f"inference {endpoint}", request.headers):
-                    response = await handler(request)
-            except RequestRefused as refusal:
-                response = JSONResponse(refusal.body(), status_code=refusal.status)
-            except ClientDisconnect:
-                service_metrics.DISCONNECTED.inc()
-                response = Response(status_code=_DISCONNECTED)
-            service_metrics.REQUESTS.labels(endpoint, str(response.status_code)).inc()
-            return response
-
-        return answer
 
     async def _forward(self, request: Request) -> Response:
         asked = _parse(await read_body(request, self._max_body_bytes))
@@ -139,7 +120,7 @@ class Proxy:
         """A server's own metrics, which no port but this one may show."""
         number = request.path_params["number"]
         if number >= len(self._fleet.engines):
-            return await _not_found(request, Exception())
+            return await not_found(request, Exception())
         url = self._fleet.engines[number].client.url
         try:
             async with self._session.get(f"{url}/metrics", timeout=self._timeout) as response:
@@ -234,9 +215,3 @@ def addressed(asked: dict[str, msgspec.Raw], lease: Lease, *, salted: bool) -> b
 def _salt(name: str, own: msgspec.Raw | None) -> str:
     """What vLLM accepts as a salt, other for every version and every salt of the caller's."""
     return hashlib.sha256(name.encode() + b"\0" + (bytes(own) if own else b"")).hexdigest()[:32]
-
-
-async def _not_found(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    refusal = RequestRefused(f"{request.method} {request.url.path} does not exist here", status=status)
-    return JSONResponse(refusal.body(), status_code=status)
