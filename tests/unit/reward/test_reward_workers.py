@@ -259,28 +259,32 @@ async def test_a_process_that_dies_is_replaced(catalogue: CatalogueSettings) -> 
         assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
 
 
-async def test_a_call_given_up_while_its_process_is_replaced_costs_no_process(
+async def test_a_dead_process_is_joined_once_and_no_call_waits_for_it(
     catalogue: CatalogueSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(catalogue) as workers:
-        (pool,) = workers._pools
-        pool.stop()  # type: ignore[no-untyped-call]
-        joining, go_on, join = threading.Event(), threading.Event(), pool.join
+    workers = RewardWorkers(catalogue, count=1)
+    await workers.start()
+    (pool,) = workers._pools
+    pool.stop()  # type: ignore[no-untyped-call]
+    go_on, join, joins = threading.Event(), pool.join, []
 
-        def held_up() -> None:
-            joining.set()
-            go_on.wait(20.0)
-            join()
+    def held_up() -> None:
+        joins.append(pool)
+        go_on.wait(20.0)
+        join()
 
-        monkeypatch.setattr(pool, "join", held_up)
-        call = asyncio.create_task(workers.grade("right", TRAJECTORY))
-        assert await asyncio.to_thread(joining.wait, 20.0)
-        call.cancel()
+    monkeypatch.setattr(pool, "join", held_up)
+    async with asyncio.timeout(20.0):
+        given_up = asyncio.create_task(workers.grade("right", TRAJECTORY))
+        await asyncio.sleep(0)
+        given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await call
+            await given_up
+        assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+        stopping = asyncio.create_task(workers.stop())
         go_on.set()
-        async with asyncio.timeout(20.0):
-            assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+        await stopping
+    assert joins == [pool]
 
 
 async def test_a_call_that_hangs_is_killed_and_does_not_delay_the_others(

@@ -159,7 +159,7 @@ class RewardWorkers:
         pool = await self._free.get()
         began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
-            pool = await self._working(pool)
+            pool = self._working(pool)
             judged, printed = await self._call(
                 pool, deadline_s, function, name, encode(trajectory), *arguments
             )
@@ -217,15 +217,17 @@ class RewardWorkers:
         self._aside.add(task := asyncio.create_task(work))
         task.add_done_callback(self._aside.discard)
 
-    async def _working(self, pool: ProcessPool) -> ProcessPool:
-        """The pool, or a new one in its place when its process died between calls."""
+    def _working(self, pool: ProcessPool) -> ProcessPool:
+        """The pool, or a new one in its place when its process died between calls.
+
+        The dead one leaves the list before it is joined: joined twice, it would close its pipes twice.
+        """
         self._unless_stopping()
         if pool.active:
             return pool
         metrics.WORKERS_LOST.labels("idle").inc()
-        await asyncio.to_thread(pool.join)
-        self._unless_stopping()
         self._pools[self._pools.index(pool)] = fresh = self._pool()
+        self._beside(asyncio.to_thread(pool.join))
         return fresh
 
     def _unless_stopping(self) -> None:
