@@ -24,6 +24,7 @@ from leyden_gateway.exchange.fields import (
     objects,
     value,
 )
+from leyden_gateway.exchange.lifting import STAND_IN
 from leyden_gateway.exchange.training_mode import Wants
 from leyden_schemas import JsonObject
 
@@ -65,15 +66,21 @@ class ChoiceCapture:
     """What is wrong with its logprobs: ``logprobs_mismatch`` or ``logprobs_not_finite``."""
     finish_reason: str | None = None
 
-    def take(self, item: Fields) -> None:
-        """Take in the ids, log-probabilities and finish reason that a choice, whole or partial, carries."""
+    def take(self, item: Fields, lifted: list[float] | None = None) -> None:
+        """Take in the ids, log-probabilities and finish reason that a choice, whole or partial, carries.
+
+        ``lifted`` are the log-probabilities that ``lift`` found, if this choice has the stand-in for them.
+        """
         if ids := id_text(item.get("token_ids")):
             self.ids.append(ids)
             self.sampled += ids.count(b",") + 1
         if prompt := id_text(item.get("prompt_token_ids")):
             self.prompt_ids = b"[%b]" % prompt
         if (logprobs := item.get("logprobs")) is not None:
-            self._take_logprobs(logprobs)
+            if lifted is not None and logprobs == STAND_IN:
+                self.logprobs = lifted
+            else:
+                self._take_logprobs(logprobs)
         if (reason := item.get("finish_reason")) is not None:
             self.finish_reason = _text(reason) or self.finish_reason
 
@@ -117,7 +124,7 @@ class Capture:
     """The answer's own id, kind, creation time and model."""
     whole_response: Fields | None = None
 
-    def whole(self, answer: Fields, wants: Wants) -> Fields:
+    def whole(self, answer: Fields, wants: Wants, lifted: list[float] | None = None) -> Fields:
         """Take in a complete answer; what the caller may see of it. Raises ``MalformedAnswer``."""
         items = self._common(answer)
         if not items and self.error is None:
@@ -125,7 +132,7 @@ class Capture:
         visible = []
         for item in items:
             choice = self._choice(item)
-            choice.take(item)
+            choice.take(item, lifted)
             choice.fields = strip_choice(item, wants)
             visible.append(choice.fields)
         self.whole_response = strip_answer(answer, items, visible, wants)

@@ -26,10 +26,11 @@ from leyden_gateway.errors import (
     UpstreamFailed,
     UpstreamTimedOut,
 )
+from leyden_gateway.exchange.answers import read_answer, read_lifted, read_members
 from leyden_gateway.exchange.caller import Caller, CallerGone
 from leyden_gateway.exchange.capture import Capture, error_text
 from leyden_gateway.exchange.dialects import Dialect, Translator, plain
-from leyden_gateway.exchange.fields import Fields, NotJson, check_readable, encode, parse, parse_answer, value
+from leyden_gateway.exchange.fields import Fields, NotJson, check_readable, encode, parse, value
 from leyden_gateway.exchange.relay import StreamRelay
 from leyden_gateway.exchange.sse import encode_event
 from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
@@ -186,17 +187,15 @@ class Exchange:
     async def _whole(self, answer: Answer, prepared: Prepared) -> Outcome:
         raw = await answer.body()
         headers = {"content-type": answer.content_type}
-        try:
-            payload = parse_answer(raw)
-        except NotJson as error:
-            raise MalformedAnswer(f"the replica's answer: {error}") from None
         if self._dialect.operation:
+            payload = read_members(raw)
             self.capture.passed(payload)
             if self._dialect.told is None:
                 return Outcome(Ending.completed(), 200, headers, raw)
             self.call.response = self._told(self._dialect.told, payload)
             return Outcome(Ending.completed(), 200, _JSON, encode(self.call.response))
-        seen = self.capture.whole(payload, prepared.wants)
+        read = read_lifted(raw, prepared.wants) if self._translator is None else None
+        self.capture, payload, seen = read or read_answer(raw, prepared.wants, self.capture)
         if self.capture.error is not None:
             raise UpstreamFailed(self.capture.error)
         body = raw if seen is payload else encode(seen)
