@@ -13,7 +13,7 @@ from uuid import UUID
 
 from leyden_credit.states import states_of
 from leyden_platform.messaging.recent import RecentIds
-from leyden_platform.transcript import Transcript, expanded, squeezed
+from leyden_platform.transcript import TEXTS, Transcript
 from leyden_schemas import PromptBase, Split, Step, Task, Trajectory, TrajectoryStatus
 
 
@@ -72,12 +72,12 @@ class Member:
             trajectory.revision,
             states_of(trajectory.steps),
             Transcript(map(_without_conversation, trajectory.steps)),
-            squeezed(bare.to_json()),
+            TEXTS.squeeze(bare.to_json()),
         )
 
     def head(self) -> Trajectory:
         """The trajectory without its steps."""
-        return Trajectory.model_validate_json(expanded(self.packed))
+        return Trajectory.model_validate_json(TEXTS.expand(self.packed))
 
     @property
     def trajectory(self) -> Trajectory:

@@ -6,7 +6,7 @@ is decided here alone.
 
 from uuid import UUID
 
-from leyden_platform.transcript import Transcript, expanded, squeezed
+from leyden_platform.transcript import TEXTS, Transcript
 from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,
@@ -28,7 +28,7 @@ class OpenRollout:
     __slots__ = ("_said", "_seen", "_signals", "_start", "_terms", "_transcript")
 
     def __init__(self, start: RolloutStarted) -> None:
-        self._start = squeezed(start.to_json())
+        self._start = TEXTS.squeeze(start.to_json())
         self._seen = {start.event_id.bytes}
         self._said: dict[UUID, SignalRecorded] = {}
         self._transcript = Transcript()
@@ -38,7 +38,7 @@ class OpenRollout:
     @property
     def start(self) -> RolloutStarted:
         """The event that opened the rollout, read again every time."""
-        return RolloutStarted.model_validate_json(expanded(self._start))
+        return RolloutStarted.model_validate_json(TEXTS.expand(self._start))
 
     def is_new(self, event: EventMessage) -> bool:
         """Whether neither the event nor its completion was seen before; the event is from now on."""

@@ -3,7 +3,7 @@
 Reward and credit hold thousands of rollouts; docs/adr/0011 says why in this form.
 """
 
-from leyden_platform.transcript.packing import expanded, squeezed
+from leyden_platform.transcript.compression import TEXTS
 from leyden_platform.transcript.transcript import Transcript
 
-__all__ = ["Transcript", "expanded", "squeezed"]
+__all__ = ["TEXTS", "Transcript"]

@@ -7,23 +7,21 @@ are compressed apart: a code that suits both suits neither, and costs a tenth.
 """
 
 import struct
-import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
-import zstandard
 from pydantic_core import from_json, to_json
 
+from leyden_platform.transcript.compression import IDS, TEXTS
 from leyden_schemas import JsonObject, Step
 from leyden_schemas.whole import LAZY
 
 _HEAD = struct.Struct("<IIIcIIIII")
 """Numbers of prompt ids, sampled ids and log-probabilities, the kind of these, bytes of the compressed ids,
 and bytes of four texts."""
-_LEVEL = 1
 _APART = {"base", *LAZY}
 
 
@@ -64,10 +62,10 @@ def pack(step: Step) -> bytes:
     request = _json(step.request)
     response = b"" if step.response is None else _json(step.response)
     texts = (light, base, request, response)
-    ids = squeezed(_planes(prompt) + _planes(sampled))
+    ids = IDS.squeeze(_planes(prompt) + _planes(sampled))
     numbers = (len(prompt), len(sampled), len(logprobs), logprobs.typecode.encode(), len(ids))
     head = _HEAD.pack(*numbers, *map(len, texts))
-    return b"".join((head, ids, logprobs.tobytes(), squeezed(b"".join(texts))))
+    return b"".join((head, ids, logprobs.tobytes(), TEXTS.squeeze(b"".join(texts))))
 
 
 def unpack(packed: bytes) -> Unpacked:
@@ -76,32 +74,11 @@ def unpack(packed: bytes) -> Unpacked:
     logprobs = array(kind.decode())
     ids_end = _HEAD.size + packed_ids
     texts_start = ids_end + floats * logprobs.itemsize
-    ids, texts = expanded(packed[_HEAD.size : ids_end]), expanded(packed[texts_start:])
+    ids, texts = IDS.expand(packed[_HEAD.size : ids_end]), TEXTS.expand(packed[texts_start:])
     logprobs.frombytes(packed[ids_end:texts_start])
     return Unpacked(
         _from_planes(ids[: 4 * prompt]), _from_planes(ids[4 * prompt :]), logprobs, *_cut(texts, sizes)
     )
-
-
-class _Zstd(threading.local):
-    """One of each for every thread: making one costs as much as compressing a step."""
-
-    def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(level=_LEVEL)
-        self.decompressor = zstandard.ZstdDecompressor()
-
-
-_ZSTD = _Zstd()
-
-
-def squeezed(raw: bytes) -> bytes:
-    """Fewer bytes that say the same; a copy, because the original is cut from a longer piece of memory."""
-    return bytes(memoryview(_ZSTD.compressor.compress(raw)))
-
-
-def expanded(packed: bytes) -> bytes:
-    """What was squeezed."""
-    return _ZSTD.decompressor.decompress(packed)
 
 
 def value(text: bytes) -> Any:

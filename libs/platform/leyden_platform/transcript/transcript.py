@@ -61,7 +61,7 @@ class Transcript:
         return len(self._steps)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Transcript) and self._steps == other._steps
+        return isinstance(other, Transcript) and self.steps() == other.steps()
 
     __hash__ = None  # type: ignore[assignment]
 
