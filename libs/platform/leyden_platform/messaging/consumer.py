@@ -33,6 +33,9 @@ from leyden_schemas import MalformedMessage
 
 log = structlog.get_logger(__name__)
 
+_BREATH_S = 0.005
+"""Computing goes on for so long before the loop may fetch what is next, and answer probes."""
+
 
 class _Stopping(Exception):
     """The group is stopping; the record in hand stays uncommitted and is replayed."""
@@ -173,7 +176,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         its committed offset, so the rest of this batch must not reach its new processor.
         """
         self._idle.clear()
-        held = dict(self._assigned)
+        held, breathed = dict(self._assigned), time.monotonic()
         try:
             for raw in batch:
                 record = to_record(raw)
@@ -183,8 +186,12 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with assignment.lock:
                     if self._assigned.get(record.partition) is assignment:
                         await self._take_in(assignment, record)
-                if time.monotonic() - self._ticked > 2 * self._tick_s:
+                now = time.monotonic()
+                if now - self._ticked > 2 * self._tick_s:
                     await self._tick()
+                if now - breathed > _BREATH_S:
+                    breathed = now
+                    await asyncio.sleep(0)
         except _Stopping:
             pass
         except Exception as error:  # noqa: BLE001 - FastStream would swallow it; the group must fail
