@@ -224,7 +224,28 @@ async def test_adapters_go_by_their_own_names_and_leave_when_idle(tmp_path: Path
             assert answer["model"] == f"{POLICY}@{version}"
             assert set(answer["choices"][0]["message"]["content"].split()) == {f"v{version}"}
         await rig.until_served(0, 3)
+        listed = (await rig.http.get("/v1/models")).json()["data"]
+        assert {model["id"]: model["parent"] for model in listed} == {
+            f"{POLICY}@0": None,
+            f"{POLICY}@3": f"{POLICY}@0",
+        }
         assert (await rig.configure(0))["resets"] == 0, "the base weights never changed"
+
+
+async def test_an_adapter_that_no_server_may_hold_is_reported_and_its_base_stays(tmp_path: Path) -> None:
+    def failures() -> float:
+        labels = {"reason": "adapter"}
+        return REGISTRY.get_sample_value("leyden_inference_load_failures_total", labels) or 0.0
+
+    async with running_fleet(tmp_path, settings(max_loras=0)) as rig:
+        rig.publish(0)
+        await rig.until_served(0)
+        before = failures()
+        folder = checkpoint(tmp_path, 1, kind=WeightsKind.LORA)
+        rig.announce(published(folder, 1, kind=WeightsKind.LORA, parent=0), moved(1))
+        rig.announce()
+        assert failures() == before + 1
+        assert (await rig.ask()).json()["model"] == f"{POLICY}@0"
 
 
 async def test_a_running_server_is_attached_to_and_left_running(tmp_path: Path) -> None:

@@ -82,6 +82,8 @@ SOME = [
     ("committed", 1),
     ("resumed", 1),
 ]
+OF_AN_ADAPTER = [("half of the adapter", 1), ("renamed", 1), ("committed", 1), ("resumed", 1)]
+"""Where publishing it differs, or what is resumed from does."""
 
 
 class Nursery:
@@ -196,6 +198,7 @@ SETTINGS: dict[str, Any] = {
     [
         pytest.param(OF_A_STEP, {"lr_schedule": "cosine", "warmup_steps": 3, "total_steps": 100}, id="all"),
         pytest.param(SOME, {"lora_rank": 4, "ema_decay": 0.5, "kl_coefficient": 0.1}, id="adapters"),
+        pytest.param(OF_AN_ADAPTER, {"lora_rank": 4, "publish": "adapter"}, id="adapters alone"),
     ],
 )
 async def test_a_kill_at_any_moment_changes_nothing(

@@ -147,7 +147,7 @@ def save(trainer: Any, folder: Path, base: Path) -> Path:
     return CheckpointStore(folder, "tiny", "default").write(trainer.step, base, trainer.save)
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}])
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4}, {"lora_rank": 4, "publish": "adapter"}])
 def test_checkpoints_have_one_layout(model_folder: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     """The same files with the same tensors in them, whichever backend wrote them."""
     folders = []
@@ -157,7 +157,8 @@ def test_checkpoints_have_one_layout(model_folder: Path, tmp_path: Path, changes
         folders.append(save(trainer, tmp_path / backend.__name__, model_folder))
     one, other = folders
     assert files(one) == files(other)
-    for name in ("model.safetensors", "trainer/state.safetensors"):
+    published = "adapter_model" if "publish" in changes else "model"
+    for name in (f"{published}.safetensors", "trainer/state.safetensors"):
         mine, theirs = load_file(one / name), load_file(other / name)
         assert {key: (value.shape, value.dtype) for key, value in mine.items()} == {
             key: (value.shape, value.dtype) for key, value in theirs.items()
@@ -174,7 +175,10 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 4, "kl_coefficient": 0.05}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora_rank": 4, "kl_coefficient": 0.05}, {"lora_rank": 4, "publish": "adapter"}],
+)
 @pytest.mark.parametrize("begun", [Trainer, VerlTrainer])
 @pytest.mark.parametrize("goes_on", [Trainer, VerlTrainer])
 def test_a_run_goes_on_from_either_backends_checkpoint(

@@ -25,7 +25,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from leyden_inference.probing import computed_probe
-from leyden_learner.lora import adapters, inject, merged
+from leyden_learner.adapter_folder import name_base
+from leyden_learner.lora import adapters, inject, merged, published, write_adapter
+from leyden_learner.settings import LearnerSettings
 from leyden_platform.artifacts import verify_artifact
 from leyden_platform.clock import SystemClock
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
@@ -256,9 +258,8 @@ async def test_an_adapter_is_served_under_its_version_beside_its_base(rig: Rig) 
 
 
 def adapter(root: Path) -> tuple[Path, Any]:
-    """An adapter over version 6 as peft writes one, with its probe; and the model that it makes."""
-    from peft import LoraConfig
-
+    """An adapter over version 6 as the learner writes one, with its probe; and the model that it makes."""
+    settings = LearnerSettings(policy=POLICY, lora_rank=4, publish="adapter")
     model = load(root / "full-6")
     inject(model, rank=4, alpha=8.0, targets=())
     generator = torch.Generator().manual_seed(7)
@@ -267,13 +268,8 @@ def adapter(root: Path) -> tuple[Path, Any]:
             value.data = 0.05 * torch.randn(value.shape, generator=generator)
     folder = root / "lora-7"
     folder.mkdir()
-    layers = sorted({name.split(".")[-3] for name in adapters(model)})
-    LoraConfig(r=4, lora_alpha=8, target_modules=layers, task_type="CAUSAL_LM").save_pretrained(str(folder))
-    weights = {
-        f"base_model.model.{name.replace('.default', '')}": value.detach().clone()
-        for name, value in adapters(model).items()
-    }
-    save_file(weights, folder / "adapter_model.safetensors")
+    write_adapter(folder, {name: value.detach() for name, value in published(model).items()}, settings)
+    name_base(folder, (root / "full-6").as_uri())
     whole = load(root / "full-6")
     whole.load_state_dict(merged(model))
     whole.save_pretrained(root / "merged-7")

@@ -108,6 +108,7 @@ class Api:
                 "created": self._started,
                 "owned_by": "leyden",
                 "max_model_len": served.model.decoder.context,
+                "parent": self._serving.announced.base_of(served.name),
             }
             for served in self._serving.served()
         ]

@@ -3,7 +3,14 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from leyden_schemas import AliasMoved, ModelMessage, ModelPublished, parse_policy_ref, policy_at
+from leyden_schemas import (
+    AliasMoved,
+    ModelMessage,
+    ModelPublished,
+    WeightsKind,
+    parse_policy_ref,
+    policy_at,
+)
 
 DEFAULT_ALIAS = "serving"
 """What a bare policy name means."""
@@ -34,6 +41,14 @@ class Announced:
             self.published.get(policy, {}).pop(which, None)
         elif which is not None:
             self.aliases.get(policy, {}).pop(which, None)
+
+    def base_of(self, name: str) -> str | None:
+        """The ``policy@version`` that an adapter of this name lies over; None for full weights."""
+        policy, _, version = name.rpartition("@")
+        message = self.published.get(policy, {}).get(int(version)) if version.isdecimal() else None
+        if message is None or message.kind is WeightsKind.FULL or message.parent is None:
+            return None
+        return policy_at(policy, message.parent)
 
     def wanted(self, policy: str) -> set[int]:
         """Published versions that an alias names, and the newest."""

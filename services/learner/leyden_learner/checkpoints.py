@@ -55,17 +55,18 @@ class CheckpointStore:
             self._lock.close()
             self._lock = None
 
-    def write(self, step: int, base: Path, save: Callable[[Path], None]) -> Path:
+    def write(self, step: int, base: Path | None, save: Callable[[Path], None]) -> Path:
         """A new folder with what ``save`` writes, and tokenizer, chat template and configuration of ``base``.
 
-        It has a name never used before and is durable when this returns. Raises ``CheckpointNotWritten``.
+        An adapter is written without: it has those of what it lies over. The folder has a name never used
+        before and is durable when this returns. Raises ``CheckpointNotWritten``.
         """
         name = f"{_STEP}{step:06d}-{uuid4().hex[:8]}"
         unfinished = self._folder / (_UNFINISHED + name)
         try:
             unfinished.mkdir(parents=True)
             save(unfinished)
-            for file in described_by(base):
+            for file in described_by(base) if base else ():
                 shutil.copyfile(file, unfinished / file.name)
             _make_durable(unfinished)
             final = unfinished.rename(self._folder / name)

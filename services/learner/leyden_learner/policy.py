@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from leyden_learner import lora
+from leyden_learner.adapter_folder import is_adapter
 from leyden_learner.collate import MicroBatch, weightless
 from leyden_learner.model import (
     TokenScores,
@@ -103,16 +104,21 @@ class Policy:
             scores: TokenScores = self._reference_scorer(batch)
         return scores.logprobs_n
 
-    def save(self, folder: Path) -> None:
-        """Write weights and configuration as Hugging Face does, and the probe; adapters are merged in.
+    def save(self, folder: Path, settings: LearnerSettings) -> None:
+        """Write what is published and its probe: a model with adapters merged in, or the adapters alone.
 
         One rank writes what all of them hold.
         """
-        weights = self.team.collect(lora.merged(self.model))
+        alone = settings.publish == "adapter"
+        weights = self.team.collect(lora.published(self.model) if alone else lora.merged(self.model))
         answered = probe(self._scorer, self.model.config.get_text_config(), self.device)
-        if self.team.leads:
+        if not self.team.leads:
+            return
+        if alone:
+            lora.write_adapter(folder, weights, settings)
+        else:
             self.model.save_pretrained(folder, state_dict=weights)
-            write_probe(folder, answered)
+        write_probe(folder, answered)
 
     def _shared(self, model: Any) -> _Scorer:
         scorer = _Scorer(model)
@@ -126,17 +132,22 @@ class Policy:
 
 
 def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Policy:
-    """The policy whose weights are in a folder; with adapters, new ones over the reference.
+    """The policy whose weights are in a folder; with adapters, its own or new ones over the reference.
 
-    Raises ``UnsupportedModel``, ``NoSuchLayers`` and ``CannotCompile``.
+    Raises ``UnsupportedModel``, ``NoSuchLayers``, ``OtherAdapters`` and ``CannotCompile``.
     """
+    lora.refuse_without_rank(weights, settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device, held = choose_device(settings.device), settings.kl_coefficient > 0
     model = load_model(reference if settings.lora_rank else weights, device, packing=settings.packing)
     if settings.lora_rank:
-        alpha = settings.lora_alpha or 2.0 * settings.lora_rank
-        lora.inject(model, rank=settings.lora_rank, alpha=alpha, targets=settings.lora_targets)
+        lora.inject(
+            model, rank=settings.lora_rank, alpha=settings.adapter_alpha, targets=settings.lora_targets
+        )
+        lora.check_servable(model, settings)
+        if is_adapter(weights):
+            lora.begin_with(weights, lora.adapters(model), settings)
         frozen = model if held else None
     else:
         frozen = load_model(reference, device, packing=settings.packing) if held else None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from leyden_platform.messaging import Unavailable
 from leyden_platform.telemetry import trace_headers
+from leyden_schemas import WeightsKind
 
 
 class RegistryUnavailable(Unavailable):
@@ -31,6 +32,8 @@ class Version(BaseModel):
     version: int
     artifact: str
     digest: str
+    kind: WeightsKind = WeightsKind.FULL
+    parent: int | None = None
 
 
 class _Policy(BaseModel):
@@ -44,7 +47,7 @@ class Registration(BaseModel):
 
     version_id: UUID
     artifact: str
-    kind: str = "full"
+    kind: WeightsKind = WeightsKind.FULL
     parent: int | None
     step: int
     run: str
@@ -64,6 +67,10 @@ class RegistryClient:
         number = (await self.aliases(policy)).get("latest")
         if number is None:
             raise PolicyMissing(f"policy {policy} has no alias latest yet")
+        return await self.version(policy, number)
+
+    async def version(self, policy: str, number: int) -> Version:
+        """One version. Raises ``PolicyMissing`` or ``RegistryUnavailable``."""
         return Version.model_validate(await self._json("GET", f"/v1/policies/{policy}/versions/{number}"))
 
     async def aliases(self, policy: str) -> dict[str, int]:

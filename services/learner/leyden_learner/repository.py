@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from leyden_platform.artifacts import artifact_path
 from leyden_platform.database import transaction
 from leyden_platform.objects import is_object_url
+from leyden_schemas import WeightsKind
 
 SCHEMA = "learner"
 METADATA = sa.MetaData(schema=SCHEMA)
@@ -35,6 +36,8 @@ CHECKPOINTS = sa.Table(
     sa.Column("metrics", JSONB, nullable=False),
     sa.Column("version_id", sa.Uuid, nullable=False, unique=True),
     sa.Column("version", sa.Integer),
+    sa.Column("kind", sa.Text, nullable=False, server_default="full"),
+    sa.Column("base_version", sa.Integer),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 TRAINED = sa.Table(
@@ -65,7 +68,7 @@ class Checkpoint:
     """URI of the checkpoint, in a folder or an object store."""
     digest: str
     base: str
-    """URI of the weights the run began with, which a KL term refers to."""
+    """URI of the full weights the run began with, which a KL term refers to and adapters lie over."""
     parent: int
     """Registry version the step started from."""
     version_id: UUID
@@ -73,6 +76,10 @@ class Checkpoint:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     version: int | None = None
     """Registry version of these weights; None until it is known to be registered."""
+    kind: WeightsKind = WeightsKind.FULL
+    """Whether it is a model, or an adapter over the weights the run began with."""
+    base_version: int | None = None
+    """Registry version of the weights the run began with; None in rows older than this column."""
 
     @property
     def path(self) -> Path:
@@ -134,6 +141,8 @@ class CheckpointRepository:
             "offsets": {str(partition): offset for partition, offset in checkpoint.offsets.items()},
             "metrics": dict(checkpoint.metrics),
             "version_id": checkpoint.version_id,
+            "kind": checkpoint.kind.value,
+            "base_version": checkpoint.base_version,
         }
         rollouts = [{**self._key(checkpoint.step), "rollout_id": rollout_id} for rollout_id in rollout_ids]
         try:
@@ -190,4 +199,6 @@ def _checkpoint(row: sa.RowMapping) -> Checkpoint:
         offsets={int(partition): offset for partition, offset in row["offsets"].items()},
         metrics=row["metrics"],
         version=row["version"],
+        kind=WeightsKind(row["kind"]),
+        base_version=row["base_version"],
     )

@@ -17,6 +17,8 @@ class _Model(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     id: str
+    parent: str | None = None
+    """Of an adapter, the version that it lies over."""
 
 
 class _Models(BaseModel):
@@ -26,7 +28,10 @@ class _Models(BaseModel):
 
 
 async def loaded_versions(http: httpx.AsyncClient, servers: Sequence[str]) -> set[str]:
-    """Every ``policy@version`` that one of the servers has. Raises ``ServersSilent`` unless all answer."""
+    """Every ``policy@version`` that one of the servers has, and those that its adapters lie over.
+
+    Raises ``ServersSilent`` unless all answer.
+    """
     return set().union(*await asyncio.gather(*(_loaded(http, server) for server in servers)))
 
 
@@ -34,9 +39,10 @@ async def _loaded(http: httpx.AsyncClient, server: str) -> set[str]:
     try:
         response = await http.get(f"{server.rstrip('/')}/v1/models")
         response.raise_for_status()
-        return {model.id for model in _Models.model_validate_json(response.content).data}
+        models = _Models.model_validate_json(response.content).data
     except (httpx.HTTPError, ValidationError) as error:
         raise ServersSilent(
             f"{server} does not say what it serves ({error or type(error).__name__}); "
             "take it off LEYDEN_LEARNER_SERVERS if it is gone"
         ) from error
+    return {name for model in models for name in (model.id, model.parent) if name}

@@ -13,7 +13,7 @@ from leyden_learner.recipes.base import Aggregation, Loss
 from leyden_learner.verl_backend.refusals import refusal
 from leyden_platform.objects import ObjectSettings, object_url
 from leyden_platform.settings import DatabaseSettings, ServiceSettings
-from leyden_schemas import Topics
+from leyden_schemas import Topics, WeightsKind
 from leyden_schemas.base import Name
 
 _ANY_STALENESS = 2**31
@@ -118,7 +118,7 @@ class LearnerSettings(ServiceSettings):
     lora_rank: int = Field(
         default=0,
         ge=0,
-        description="Train adapters of this rank; 0 trains all weights. What is published is merged.",
+        description="Train adapters of this rank; 0 trains all weights.",
     )
     lora_alpha: float = Field(
         default=0.0, ge=0, description="Their scale times the rank; 0 is twice the rank."
@@ -126,6 +126,11 @@ class LearnerSettings(ServiceSettings):
     lora_targets: list[str] = Field(
         default=[],
         description="Names of the layers with adapters, as JSON; none: every linear one but the head.",
+    )
+    publish: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="What a version is where adapters train: whole weights with them merged in, or the "
+        "adapter alone, over the version that the run began with.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="Of the computation; weights and optimizer are fp32."
@@ -319,9 +324,24 @@ class LearnerSettings(ServiceSettings):
                 "none would ever be full; raise it to the rollouts of several steps"
             )
 
+    @property
+    def adapter_alpha(self) -> float:
+        """What the rank divides to give the scale of the adapters."""
+        return self.lora_alpha or 2.0 * self.lora_rank
+
+    @property
+    def published_kind(self) -> WeightsKind:
+        """What a version is."""
+        return WeightsKind.LORA if self.publish == "adapter" else WeightsKind.FULL
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_batches()
+        if self.publish == "adapter" and not self.lora_rank:
+            raise ValueError(
+                "publish adapter: with lora_rank 0 all weights train, and there is no adapter; set "
+                "LEYDEN_LEARNER_LORA_RANK, or leave LEYDEN_LEARNER_PUBLISH at merged"
+            )
         if self.lr_schedule != "constant" and self.total_steps <= self.warmup_steps:
             raise ValueError(f"a {self.lr_schedule} schedule needs total_steps above warmup_steps")
         if self.recipe.aggregation == "fixed_length" and not self.fixed_length:

@@ -23,7 +23,9 @@ def write_step_record(folder: Path, checkpoint: Checkpoint, *, policy: str, run:
         "step": checkpoint.step,
         "version_id": str(checkpoint.version_id),
         "parent": checkpoint.parent,
+        "kind": checkpoint.kind.value,
         "base": checkpoint.base,
+        "base_version": checkpoint.base_version,
         "offsets": {str(partition): offset for partition, offset in sorted(checkpoint.offsets.items())},
         "metrics": checkpoint.metrics,
     }

@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from leyden_platform.artifacts import IncompleteArtifact, artifact_path, verify_artifact
 from leyden_platform.objects import is_object_url
-from leyden_schemas import TokenRow, TokenSpan, TrainingSample
+from leyden_schemas import TokenRow, TokenSpan, TrainingSample, WeightsKind
 from leyden_schemas.base import JsonObject
 
 VOCABULARY = 32
@@ -116,7 +116,8 @@ class RegistryStub:
 
     def _add(self, body: JsonObject) -> JsonObject:
         uri = body["artifact"]
-        digest = self.digests[uri] if is_object_url(uri) else verify_artifact(artifact_path(uri))
+        kind = WeightsKind(body.get("kind", "full"))
+        digest = self.digests[uri] if is_object_url(uri) else verify_artifact(artifact_path(uri), kind)
         self.versions.append({**body, "version": len(self.versions), "digest": digest})
         return self.versions[-1]
 
@@ -134,10 +135,19 @@ class RegistryStub:
             return self._cannot()
         number = request.path_params["number"]
         held = "alias" if number in self.aliases.values() else "pinned" if number in self.pins else ""
+        held = held or ("base" if self._lies_under_adapters(number) else "")
         if held or number == len(self.versions) - 1:
             return JSONResponse({"error": {"message": "", "reason": held or "newest"}}, status_code=409)
         self.retired.append(number)
         return JSONResponse({})
+
+    def _lies_under_adapters(self, number: int) -> bool:
+        return any(
+            version.get("kind") == "lora"
+            and version["parent"] == number
+            and version["version"] not in self.retired
+            for version in self.versions
+        )
 
     async def _version(self, request: Request) -> Response:
         return self._cannot() if self.away else JSONResponse(self.versions[request.path_params["number"]])

@@ -131,7 +131,7 @@ class Trainer:
         state = self._state()
         try:
             with published.in_place_of_weights() if published else nullcontext():
-                self._policy.save(folder)
+                self._policy.save(folder, self._settings)
             if self._team.leads:
                 write_state(folder, state, self.step)
         except SafetensorError as error:

@@ -86,7 +86,7 @@ def restore_state(
             if slot == _WEIGHT:
                 _take(name, parameters[name], stored.get_tensor(key), path)
             elif slot != _AVERAGE:
-                slots.setdefault(order[name], {})[slot] = _like(parameters[name], stored.get_tensor(key))
+                slots.setdefault(order[name], {})[slot] = spread(parameters[name], stored.get_tensor(key))
         for name, average in (averages or {}).items():
             key = f"{name}:{_AVERAGE}"
             kept = stored.get_tensor(key) if key in stored_keys else None
@@ -113,8 +113,8 @@ def _order(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -
     return {name: numbers[id(parameter)] for name, parameter in parameters.items()}
 
 
-def _like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Spread over processes as the parameter is; scalars, such as the optimizer's own step, are not."""
+def spread(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value over processes as the parameter is; scalars, such as the optimizer's own step, are not."""
     if not isinstance(parameter, DTensor) or isinstance(value, DTensor) or value.shape != parameter.shape:
         return value
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -125,4 +125,4 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 def _take(name: str, own: Tensor, value: Tensor, path: Path) -> None:
     if own.shape != value.shape:
         raise TrainerStateMissing(f"{path} has {name} as {tuple(value.shape)}; {_OTHER_LORA}")
-    own.copy_(_like(own, value))
+    own.copy_(spread(own, value))

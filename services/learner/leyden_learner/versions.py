@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 
+from leyden_learner.adapter_folder import name_base
 from leyden_learner.archive import Archive
 from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore, FolderInUse
 from leyden_learner.patience import Patience
@@ -26,7 +27,7 @@ from leyden_learner.torch_thread import TorchThread
 from leyden_platform.artifacts import artifact_digest, verify_artifact
 from leyden_platform.database import DatabaseUnreachable
 from leyden_platform.objects import ArtifactCache, StoreFailed
-from leyden_schemas import cause_id
+from leyden_schemas import WeightsKind, cause_id
 
 log = structlog.get_logger(__name__)
 
@@ -35,11 +36,15 @@ class ArtifactChanged(RuntimeError):
     """The weights on disk are not those that were recorded."""
 
 
+class BaseUnknown(RuntimeError):
+    """Adapters are to be published over a version that nobody wrote down."""
+
+
 class Versions:
     """Saves, commits and registers the checkpoints of one policy and run.
 
     ``newest`` is the registry's number of the weights in training, ``folder`` where they lie, ``base`` where
-    those are that the run began with.
+    the full weights are that the run began with. A run that began with an adapter has that one's base.
     """
 
     newest: int
@@ -63,6 +68,7 @@ class Versions:
         self._store, self._archive, self._cache = store, archive, cache
         self._patience, self._phases, self._on_torch = patience, phases, on_torch
         self._base_artifact = ""
+        self._base_version: int | None = None
 
     async def last(self) -> Checkpoint | None:
         """The newest committed checkpoint, once this is the only learner in the folder."""
@@ -72,16 +78,15 @@ class Versions:
 
     async def start(self) -> None:
         """Begin with the registry's newest version."""
-        version = await self._patience(
+        version, base = await self._patience(
             "first version",
             self._pinned_latest,
             RegistryUnavailable,
             deadline_s=self._settings.start_timeout_s,
         )
-        folder = await self._fetch(version.artifact, version.digest)
-        await self._check(folder, version.digest)
-        self._base_artifact = version.artifact
-        self.newest, self.folder, self.base = version.version, folder, folder
+        self.newest, self.folder = version.version, await self._verified(version)
+        self.base = self.folder if base is version else await self._verified(base)
+        self._base_artifact, self._base_version = base.artifact, base.version
 
     async def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a committed step, registering it if the crash came before that."""
@@ -90,9 +95,14 @@ class Versions:
             lambda: self._archive.folder(checkpoint.artifact, checkpoint.digest),
             StoreFailed,
         )
-        await self._check(folder, checkpoint.digest)
+        await self._check(folder, checkpoint.digest, checkpoint.kind)
         self.folder, self.base = folder, await self._fetch(checkpoint.base, None)
-        self._base_artifact = checkpoint.base
+        self._base_artifact, self._base_version = checkpoint.base, checkpoint.base_version
+        if self._settings.published_kind is WeightsKind.LORA and self._base_version is None:
+            raise BaseUnknown(
+                f"step {checkpoint.step} does not say which version its run began with, because an older "
+                "release wrote it; set LEYDEN_LEARNER_PUBLISH=merged, or begin a new LEYDEN_LEARNER_RUN"
+            )
         if checkpoint.version is None:
             await self._register(checkpoint)
         else:
@@ -113,6 +123,8 @@ class Versions:
             artifact="",
             digest="",
             base=self._base_artifact,
+            base_version=self._base_version,
+            kind=settings.published_kind,
             parent=self.newest,
             version_id=cause_id("version", settings.policy, settings.run, step),
             offsets=offsets,
@@ -137,19 +149,28 @@ class Versions:
     async def _acquire(self) -> None:
         self._store.acquire()
 
-    async def _check(self, folder: Path, digest: str) -> None:
-        found = await asyncio.to_thread(verify_artifact, folder)
+    async def _verified(self, version: Version) -> Path:
+        folder = await self._fetch(version.artifact, version.digest)
+        await self._check(folder, version.digest, version.kind)
+        return folder
+
+    async def _check(self, folder: Path, digest: str, kind: WeightsKind) -> None:
+        found = await asyncio.to_thread(verify_artifact, folder, kind)
         if found != digest:
             raise ArtifactChanged(f"{folder} has digest {found}, recorded was {digest}; restore its files")
 
-    async def _pinned_latest(self) -> Version:
-        """What the run begins with stays for as long as the run: its KL refers to it."""
-        settings = self._settings
-        version = await self._registry.latest(settings.policy)
-        await self._registry.pin(
-            settings.policy, version.version, f"run:{settings.run}", "the run began with it"
-        )
-        return version
+    async def _pinned_latest(self) -> tuple[Version, Version]:
+        """What the run begins with, and the full weights of that; both stay for as long as the run.
+
+        Its KL refers to the full weights, and its adapters lie over them.
+        """
+        policy, holder = self._settings.policy, f"run:{self._settings.run}"
+        version = base = await self._registry.latest(policy)
+        await self._registry.pin(policy, version.version, holder, "the run began with it")
+        if version.kind is WeightsKind.LORA and version.parent is not None:
+            base = await self._registry.version(policy, version.parent)
+            await self._registry.pin(policy, base.version, holder, "the adapters of the run lie over it")
+        return version, base
 
     async def _fetch(self, artifact: str, digest: str | None) -> Path:
         return await self._patience(
@@ -159,16 +180,21 @@ class Versions:
     async def _write(self, trainer: TrainingPolicy, made: Checkpoint) -> Path:
         def save(folder: Path) -> None:
             trainer.save(folder)
+            if made.kind is WeightsKind.LORA:
+                name_base(folder, made.base)
             write_step_record(folder, made, policy=self._settings.policy, run=self._settings.run)
 
-        return await self._on_torch(lambda: self._store.write(trainer.step, self.folder, save))
+        described_by = self.base if made.kind is WeightsKind.FULL else None
+        return await self._on_torch(lambda: self._store.write(trainer.step, described_by, save))
 
     async def _register(self, checkpoint: Checkpoint) -> None:
         settings = self._settings
+        whole = checkpoint.kind is WeightsKind.FULL
         registration = Registration(
             version_id=checkpoint.version_id,
             artifact=checkpoint.artifact,
-            parent=checkpoint.parent,
+            kind=checkpoint.kind,
+            parent=checkpoint.parent if whole else checkpoint.base_version,
             step=checkpoint.step,
             run=settings.run,
             tenant=settings.tenant,

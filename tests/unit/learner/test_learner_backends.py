@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from leyden_learner.app import TorchTrainers, trainers_of
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.verl_backend.factory import VerlMissing
+from leyden_schemas import WeightsKind
 
 
 def test_torch_unless_said_otherwise() -> None:
@@ -17,6 +18,15 @@ def test_torch_unless_said_otherwise() -> None:
 def test_a_missing_verl_is_named_with_what_to_install() -> None:
     with pytest.raises(VerlMissing, match=r"needs verl, .*install leyden\[verl\].*constraints-verl\.txt"):
         trainers_of(LearnerSettings(policy="tiny", backend="verl"))
+
+
+@pytest.mark.parametrize("backend", ["torch", "verl"])
+def test_publishing_an_adapter_that_is_not_trained_is_refused_with_a_remedy(backend: Any) -> None:
+    with pytest.raises(ValidationError, match=r"no adapter; set LEYDEN_LEARNER_LORA_RANK, or leave .*merged"):
+        LearnerSettings(policy="tiny", publish="adapter", backend=backend)
+    chosen = LearnerSettings(policy="tiny", publish="adapter", backend=backend, lora_rank=8)
+    assert (chosen.published_kind, chosen.adapter_alpha) == (WeightsKind.LORA, 16.0)
+    assert LearnerSettings(policy="tiny", lora_rank=8).published_kind is WeightsKind.FULL
 
 
 def test_a_bound_that_verl_lacks_is_refused_with_a_remedy() -> None:

@@ -105,6 +105,15 @@ async def test_what_an_alias_names_or_somebody_pinned_stays(world: World) -> Non
     assert world.left() == [2, 4, 5]
 
 
+async def test_what_adapters_lie_over_stays_until_they_are_retired(world: World) -> None:
+    """Version 1 is below adapter 3, which goes in this pass, and version 2 below adapter 5, which stays."""
+    for adapter, base in ((3, 1), (5, 2)):
+        world.registry.versions[adapter] |= {"kind": "lora", "parent": base}
+    await world.run(keep_weights=1)
+    assert world.left() == [2, 5]
+    assert world.counted("base") == 1
+
+
 async def test_what_a_server_has_loaded_stays_until_it_has_not(world: World) -> None:
     world.loaded = {f"{world.policy}@3", "other@1"}
     await world.run()
@@ -165,12 +174,18 @@ async def test_what_no_step_names_is_removed(world: World) -> None:
     assert world.counted("unfinished") == 1
 
 
-async def test_servers_say_what_they_have_loaded() -> None:
+async def test_servers_say_what_they_have_loaded_and_what_its_adapters_lie_over() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(200, json={"data": [{"id": f"tiny@{request.url.port}", "object": "model"}]})
+        models = [
+            {"id": f"tiny@{request.url.port}", "object": "model"},
+            {"id": "tiny@7", "parent": "tiny@3"},
+            {"id": "tiny@8", "parent": None},
+        ]
+        return httpx.Response(200, json={"data": models})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
-        assert await loaded_versions(http, ["http://a:1", "http://b:2/"]) == {"tiny@1", "tiny@2"}
+        loaded = await loaded_versions(http, ["http://a:1", "http://b:2/"])
+        assert loaded == {"tiny@1", "tiny@2", "tiny@3", "tiny@7", "tiny@8"}
         assert await loaded_versions(http, []) == set()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -21,12 +21,16 @@ from leyden_inference.vllm.engine import Engine, Lease, loaded_names
 from leyden_inference.vllm.placement import Wanted, by_priority, place
 from leyden_inference.vllm.tender import Tender
 from leyden_inference.vllm.turns import PeerState, Turns
-from leyden_schemas import ModelPublished, policy_at
+from leyden_schemas import ModelPublished, WeightsKind, policy_at
 
 log = structlog.get_logger(__name__)
 
 _WAIT_S = 1.0
 NO_START = "start"
+_NO_ADAPTERS = (
+    "it is an adapter, and LEYDEN_INFERENCE_VLLM__MAX_LORAS is 0; set it to 2 or more, and start servers "
+    "that are attached to with --enable-lora, or set LEYDEN_LEARNER_PUBLISH=merged"
+)
 
 
 class VersionNotLoaded(RequestRefused):
@@ -59,6 +63,7 @@ class Fleet:
         self._wanted: list[Wanted | None] = [None] * len(self.engines)
         self._refused: dict[str, tuple[ModelPublished, float]] = {}
         self._proven: set[str] = set()
+        self._reported: set[str] = set()
         self._changed = asyncio.Event()
         self._parked = 0
         self.turns: Turns | None = None
@@ -108,11 +113,23 @@ class Fleet:
             and now < entry[1]
         }
         versions = by_priority(self.announced, self._policy, self._settings.vllm.aliases, refused)
+        self._report_adapters(published)
         held = [engine.base.name if engine.base else None for engine in self.engines]
         wanted = place(versions, published, held, self._settings.vllm.max_loras)
         if wanted != self._wanted:
             self._wanted = wanted
             self.notify()
+
+    def _report_adapters(self, published: Mapping[int, ModelPublished]) -> None:
+        """Say, once each, which adapters should be served and no server was told to hold."""
+        if self._settings.vllm.max_loras:
+            return
+        wanted = (published[number] for number in sorted(self.announced.wanted(self._policy)))
+        names = {policy_at(m.policy, m.version) for m in wanted if m.kind is WeightsKind.LORA}
+        for name in sorted(names - self._reported):
+            service_metrics.LOAD_FAILURES.labels("adapter").inc()
+            log.error("version_not_loaded", model=name, reason="adapter", error=_NO_ADAPTERS)
+        self._reported |= names
 
     def hold(self, message: ModelPublished) -> None:
         """Take in a version that nobody announced: a folder of the settings."""

@@ -104,6 +104,7 @@ class Proxy:
                 "created": self._started,
                 "owned_by": "leyden",
                 "max_model_len": contexts[name],
+                "parent": self._fleet.announced.base_of(name),
             }
             for name in sorted(contexts)
         ]

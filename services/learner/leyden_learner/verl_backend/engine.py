@@ -57,7 +57,7 @@ def _model_config(settings: LearnerSettings, folder: Path, device: torch.device,
         enable_gradient_checkpointing=settings.activation_checkpointing,
         use_remove_padding=settings.packing,
         lora_rank=settings.lora_rank if lora else 0,
-        lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
+        lora_alpha=settings.adapter_alpha,
         target_modules=list(settings.lora_targets) or "all-linear",
     )
 

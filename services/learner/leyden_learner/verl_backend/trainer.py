@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from leyden_learner import lora
+from leyden_learner.adapter_folder import is_adapter
 from leyden_learner.collate import MicroBatch, collate, split, weigh
 from leyden_learner.health import HealthLimits, Unhealthy, verdict
 from leyden_learner.measurements import Tally, describe
@@ -31,8 +32,6 @@ from leyden_learner.verl_backend.probing import probe_of
 from leyden_platform.probe import write_probe
 from leyden_schemas import TrainingSample
 
-_PEFT_PREFIX = "base_model.model."
-
 
 class VerlTrainer:
     """An engine, and one for the reference unless adapters can be switched off. One step at a time."""
@@ -41,6 +40,8 @@ class VerlTrainer:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._settings, self._device = settings, choose_device(settings.device)
+        self._base = reference
+        lora.refuse_without_rank(weights, settings)
         adapted, held = settings.lora_rank > 0, settings.kl_coefficient > 0
         self._engine = build_engine(settings, reference if adapted else weights, lora=adapted)
         self._reference: Any = None
@@ -54,10 +55,14 @@ class VerlTrainer:
         self._aggregation = aggregation(settings.recipe.aggregation, length=settings.fixed_length)
         self._limits = HealthLimits(max_kl=settings.max_kl, max_ratio=settings.max_ratio)
         self._parameters = {
-            name.removeprefix(_PEFT_PREFIX): value
+            name.removeprefix(lora.PEFT_PREFIX): value
             for name, value in self._engine.module.named_parameters()
             if value.requires_grad
         }
+        if adapted:
+            lora.check_servable(self._engine.module, settings)
+            if is_adapter(weights):
+                lora.begin_with(weights, self._parameters, settings)
         self.step = 0
 
     @classmethod
@@ -131,8 +136,12 @@ class VerlTrainer:
         if not self._finite():
             raise NonFiniteWeights(self.step)
         try:
-            self._save_weights(folder)
-            write_probe(folder, probe_of(folder))
+            if self._settings.publish == "adapter":
+                own = {n: whole(v).cpu() for n, v in lora.published(self._engine.module).items()}
+                lora.write_adapter(folder, own, self._settings)
+            else:
+                self._save_weights(folder)
+            write_probe(folder, probe_of(folder, self._base))
             write_state(folder, self._state(), self.step)
         except SafetensorError as error:
             raise OSError(str(error)) from error
@@ -207,7 +216,7 @@ class VerlTrainer:
 
     def _state(self) -> dict[str, Tensor]:
         adapters = {
-            name.removeprefix(_PEFT_PREFIX): value
+            name.removeprefix(lora.PEFT_PREFIX): value
             for name, value in lora.adapters(self._engine.module).items()
         }
         return pack_state(self._parameters, adapters, self._engine.optimizer, self._device)
@@ -219,7 +228,7 @@ class VerlTrainer:
 
         disable_progress_bar()  # type: ignore[no-untyped-call]
         state = {
-            name.removeprefix(_PEFT_PREFIX): whole(value).cpu()
+            name.removeprefix(lora.PEFT_PREFIX): whole(value).cpu()
             for name, value in lora.merged(self._engine.module).items()
         }
         empty: Any = AutoModelForCausalLM
