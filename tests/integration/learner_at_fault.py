@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import torch
 import transformers.modeling_utils
 
-from leyden_learner import lora, repository, trainer_state
+from leyden_learner import lora_files, repository, trainer_state
 from leyden_learner.app import build
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.policy import Policy
@@ -138,7 +138,7 @@ MOMENTS: dict[str, Trap] = {
     "trained": after(Trainer, "advance"),
     "folder made": before(Policy, "save"),
     "half of the weights": halfway_through(transformers.modeling_utils, "safe_save_file"),
-    "half of the adapter": halfway_through(lora, "save_file"),
+    "half of the adapter": halfway_through(lora_files, "save_file"),
     "weights written": after(Policy, "save"),
     "half of the state": halfway_through(trainer_state, "save_file"),
     "tokenizer copied": after(shutil, "copyfile"),

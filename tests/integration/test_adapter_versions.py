@@ -21,7 +21,7 @@ from leyden_inference.app import build
 from leyden_inference.settings import InferenceSettings
 from leyden_learner.app import build_learner
 from leyden_learner.learner import Learner
-from leyden_learner.lora import OtherAdapters
+from leyden_learner.lora_files import OtherAdapters
 from leyden_platform.database import Order, OutboxRelay, create_engine, migrate
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, ensure_topics

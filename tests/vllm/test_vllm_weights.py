@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM
 
 from leyden_inference.probing import computed_probe
 from leyden_learner.adapter_folder import name_base
-from leyden_learner.lora import adapters, inject, merged, published, write_adapter
+from leyden_learner.lora import adapters, inject, merged, published
+from leyden_learner.lora_files import write_adapter
 from leyden_learner.settings import LearnerSettings
 from leyden_platform.artifacts import verify_artifact
 from leyden_platform.clock import SystemClock

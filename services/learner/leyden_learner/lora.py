@@ -4,21 +4,15 @@ Only the adapters are trained. What is published are the merged weights, which e
 adapters alone as peft lays them out.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from leyden_learner.adapter_folder import WEIGHTS, is_adapter, read_config, write_config
 from leyden_learner.settings import LearnerSettings
-from leyden_learner.trainer_state import spread
 
 PEFT_PREFIX = "base_model.model."
 _NAME = "default"
@@ -30,10 +24,6 @@ _TARGETS = "LEYDEN_LEARNER_LORA_TARGETS"
 
 class NoSuchLayers(ValueError):
     """The model has none of the layers that the adapters were meant for, or they cannot have any."""
-
-
-class OtherAdapters(ValueError):
-    """A run begins with adapters that these settings do not make."""
 
 
 def inject(model: Any, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
@@ -76,7 +66,12 @@ def adapters(model: Any) -> dict[str, Tensor]:
 
 def published(model: Any) -> dict[str, Tensor]:
     """The same by the names that peft gives them in a file."""
-    return {_published_name(name): value for name, value in adapters(model).items()}
+    return {published_name(name): value for name, value in adapters(model).items()}
+
+
+def published_name(name: str) -> str:
+    """That of one of them, by its parameter's."""
+    return PEFT_PREFIX + name.removeprefix(PEFT_PREFIX).replace(f".{_NAME}.", ".")
 
 
 def check_servable(model: Any, settings: LearnerSettings) -> None:
@@ -93,61 +88,6 @@ def check_servable(model: Any, settings: LearnerSettings) -> None:
             f"{_TARGETS}={settings.lora_targets}: {foreign[0]} is not of a linear layer, and engines serve "
             "adapters of no others; leave it out, or set LEYDEN_LEARNER_PUBLISH=merged"
         )
-
-
-def write_adapter(folder: Path, weights: Mapping[str, Tensor], settings: LearnerSettings) -> None:
-    """Put adapters, named as ``published`` names them, into a folder as peft does."""
-    from peft import LoraConfig
-
-    layers = sorted({name.split(".")[-3] for name in weights})
-    alpha = settings.adapter_alpha
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # type: ignore[arg-type]
-        target_modules=list(settings.lora_targets) or layers,
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-    )
-    write_config(folder, config.to_dict())
-    save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def refuse_without_rank(folder: Path, settings: LearnerSettings) -> None:
-    """All weights cannot train from a folder that has only an adapter. Raises ``OtherAdapters``."""
-    if is_adapter(folder) and not settings.lora_rank:
-        raise OtherAdapters(
-            f"{folder} is an adapter, and with LEYDEN_LEARNER_LORA_RANK=0 all weights train: "
-            f"{_as_made(folder)}, or begin a new LEYDEN_LEARNER_RUN with full weights as the alias latest"
-        )
-
-
-@torch.no_grad()
-def begin_with(folder: Path, parameters: Mapping[str, Tensor], settings: LearnerSettings) -> None:
-    """Let adapters in training, by name, begin as those in a folder. Raises ``OtherAdapters``."""
-    try:
-        stored, config = load_file(folder / WEIGHTS), read_config(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise OtherAdapters(f"{folder}: cannot be read: {error}") from error
-    own = {_published_name(name): value for name, value in parameters.items()}
-    scale = (config.get("r"), config.get("lora_alpha"), bool(config.get("use_rslora")))
-    shapes = {name: value.shape for name, value in stored.items()}
-    if scale != (settings.lora_rank, settings.adapter_alpha, False) or shapes != {
-        name: value.shape for name, value in own.items()
-    }:
-        raise OtherAdapters(
-            f"{folder} has adapters that the LEYDEN_LEARNER_LORA_… settings do not make: {_as_made(folder)}, "
-            "or let the alias latest name full weights before the run begins"
-        )
-    for name, value in own.items():
-        value.copy_(spread(value, stored[name]))
-
-
-def _as_made(folder: Path) -> str:
-    config = read_config(folder)
-    return (
-        f"set LEYDEN_LEARNER_LORA_RANK={config.get('r')}, _ALPHA={config.get('lora_alpha')} "
-        f"and _TARGETS={json.dumps(config.get('target_modules'))}"
-    )
 
 
 @torch.no_grad()
@@ -170,7 +110,3 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 def _is_adapted(layer: Any) -> bool:
     return hasattr(layer, "get_delta_weight")
-
-
-def _published_name(name: str) -> str:
-    return PEFT_PREFIX + name.removeprefix(PEFT_PREFIX).replace(f".{_NAME}.", ".")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from leyden_learner import lora
 from leyden_learner.adapter_folder import is_adapter
 from leyden_learner.collate import MicroBatch, weightless
+from leyden_learner.lora_files import begin_with, refuse_without_rank, write_adapter
 from leyden_learner.model import (
     TokenScores,
     choose_device,
@@ -115,7 +116,7 @@ class Policy:
         if not self.team.leads:
             return
         if alone:
-            lora.write_adapter(folder, weights, settings)
+            write_adapter(folder, weights, settings)
         else:
             self.model.save_pretrained(folder, state_dict=weights)
         write_probe(folder, answered)
@@ -136,7 +137,7 @@ def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Po
 
     Raises ``UnsupportedModel``, ``NoSuchLayers``, ``OtherAdapters`` and ``CannotCompile``.
     """
-    lora.refuse_without_rank(weights, settings)
+    refuse_without_rank(weights, settings)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device, held = choose_device(settings.device), settings.kl_coefficient > 0
@@ -147,7 +148,7 @@ def load_policy(settings: LearnerSettings, weights: Path, reference: Path) -> Po
         )
         lora.check_servable(model, settings)
         if is_adapter(weights):
-            lora.begin_with(weights, lora.adapters(model), settings)
+            begin_with(weights, lora.adapters(model), settings)
         frozen = model if held else None
     else:
         frozen = load_model(reference, device, packing=settings.packing) if held else None

@@ -16,7 +16,8 @@ from torch import Tensor
 from leyden_learner.adapter_folder import name_base
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.collate import collate, weigh
-from leyden_learner.lora import NoSuchLayers, OtherAdapters, adapters
+from leyden_learner.lora import NoSuchLayers, adapters
+from leyden_learner.lora_files import OtherAdapters
 from leyden_learner.model import load_model, token_logprobs
 from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.outcome import Trained

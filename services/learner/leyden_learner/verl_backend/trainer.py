@@ -20,6 +20,7 @@ from leyden_learner import lora
 from leyden_learner.adapter_folder import is_adapter
 from leyden_learner.collate import MicroBatch, collate, split, weigh
 from leyden_learner.health import HealthLimits, Unhealthy, verdict
+from leyden_learner.lora_files import begin_with, refuse_without_rank, write_adapter
 from leyden_learner.measurements import Tally, describe
 from leyden_learner.model import choose_device
 from leyden_learner.objective.aggregation import aggregation
@@ -41,7 +42,7 @@ class VerlTrainer:
             torch.set_num_threads(settings.threads)
         self._settings, self._device = settings, choose_device(settings.device)
         self._base = reference
-        lora.refuse_without_rank(weights, settings)
+        refuse_without_rank(weights, settings)
         adapted, held = settings.lora_rank > 0, settings.kl_coefficient > 0
         self._engine = build_engine(settings, reference if adapted else weights, lora=adapted)
         self._reference: Any = None
@@ -62,7 +63,7 @@ class VerlTrainer:
         if adapted:
             lora.check_servable(self._engine.module, settings)
             if is_adapter(weights):
-                lora.begin_with(weights, self._parameters, settings)
+                begin_with(weights, self._parameters, settings)
         self.step = 0
 
     @classmethod
@@ -138,7 +139,7 @@ class VerlTrainer:
         try:
             if self._settings.publish == "adapter":
                 own = {n: whole(v).cpu() for n, v in lora.published(self._engine.module).items()}
-                lora.write_adapter(folder, own, self._settings)
+                write_adapter(folder, own, self._settings)
             else:
                 self._save_weights(folder)
             write_probe(folder, probe_of(folder, self._base))
