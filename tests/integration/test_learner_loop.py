@@ -43,10 +43,10 @@ def world(make_world: Callable[[], World]) -> World:
     return make_world()
 
 
-def weights(world: World) -> dict[str, Tensor]:
+def weights(world: World, file: str = "model.safetensors") -> dict[str, Tensor]:
     """The newest registered version's weights."""
     artifact = world.registry.registered[-1]["artifact"].removeprefix("file://")
-    return load_file(Path(artifact) / "model.safetensors")
+    return load_file(Path(artifact) / file)
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

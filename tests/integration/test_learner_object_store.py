@@ -90,21 +90,28 @@ def world(make_world: Any) -> World:
     return made
 
 
+@pytest.mark.parametrize(
+    ("file", "parent", "changes"),
+    [
+        ("model.safetensors", 2, {"kl_coefficient": 0.1}),
+        ("adapter_model.safetensors", 0, {"lora_rank": 4, "publish": "adapter"}),
+    ],
+)
 async def test_a_new_machine_with_an_empty_disk_goes_on_where_the_last_one_stopped(
-    remote: Remote, make_world: Any, tmp_path: Path
+    remote: Remote, make_world: Any, tmp_path: Path, file: str, parent: int, changes: dict[str, Any]
 ) -> None:
     world, alone = remote.world, make_world()
     for each in (world, alone):
         await each.publish(*(each.sample(index) for index in range(3 * BATCH)))
-    await train(alone, 3, kl_coefficient=0.1)
-    await remote.train("first machine", 2, kl_coefficient=0.1)
+    await train(alone, 3, **changes)
+    await remote.train("first machine", 2, **changes)
     shutil.rmtree(world.folder / "first machine")
-    await remote.train("second machine", 3, kl_coefficient=0.1)
+    await remote.train("second machine", 3, **changes)
     newest = (await remote.versions())[-1]
-    assert (newest["step"], newest["parent"]) == (3, 2)
+    assert (newest["step"], newest["parent"]) == (3, parent)
     cache = ArtifactCache(tmp_path / "server", remote.bucket.settings)
     served = await cache.folder(newest["artifact"], newest["digest"])
-    assert same(load_file(served / "model.safetensors"), weights(alone))
+    assert same(load_file(served / file), weights(alone, file))
 
 
 async def test_a_checkpoint_says_what_its_step_was(remote: Remote) -> None:

@@ -32,7 +32,7 @@ def write_adapter(folder: Path, weights: Mapping[str, Tensor], settings: Learner
         task_type="CAUSAL_LM",
         inference_mode=True,
     )
-    write_config(folder, config.to_dict())
+    write_config(folder, config.to_dict())  # type: ignore[no-untyped-call]
     save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
 
 
