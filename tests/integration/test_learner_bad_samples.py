@@ -64,6 +64,7 @@ async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) ->
         "token_out_of_vocabulary": [encode(of(6, make_row([1, VOCABULARY], make_span(1, [-1.0]))))],
         "too_long": [encode(of(7, make_row([1] * 65, make_span(1, [-1.0]))))],
         "unknown_version": [encode(of(8, make_row([1, 2], make_span(1, [-1.0], version=5))))],
+        "bad_advantage": [encode(of(13, make_row([1, 2], make_span(1, [-1.0], advantage=1e39))))],
         "bad_reward": [encode(of(9, reward=float("inf")))],
         "other_policy": [encode(of(10, policy=f"{world.policy}-never-heard-of"))],
         "other_run": [encode(of(11, run="other"))],

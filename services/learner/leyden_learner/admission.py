@@ -1,6 +1,5 @@
 """Which samples may be trained on: a pure decision, each refusal with a name that becomes a metric label."""
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -9,6 +8,13 @@ from leyden_schemas import MalformedMessage, TrainingSample
 
 LEAST_LOGPROB = -100.0
 """A token of a lower log-probability is never sampled: it would take more than e^100 draws."""
+
+LARGEST_ADVANTAGE = 1e9
+"""Of either sign. Beyond it, times a ratio as large as health guards allow and squared for a gradient's norm,
+it leaves fp32, and one sample would cost the whole step."""
+
+LARGEST_REWARD = 1e30
+"""Of either sign: metrics add rewards up."""
 
 
 class Drop(StrEnum):
@@ -28,6 +34,7 @@ class Drop(StrEnum):
     TOKEN_OUT_OF_VOCABULARY = "token_out_of_vocabulary"
     TOO_LONG = "too_long"
     BAD_LOGPROB = "bad_logprob"
+    BAD_ADVANTAGE = "bad_advantage"
     BAD_REWARD = "bad_reward"
     UNHEALTHY_STEP = "unhealthy_step"
 
@@ -82,12 +89,19 @@ class Admission:
             return Drop.TOO_LONG
         if any(not _is_logprob(value) for span in spans for value in span.logprobs):
             return Drop.BAD_LOGPROB
-        return None if math.isfinite(sample.reward) else Drop.BAD_REWARD
+        if any(not _within(LARGEST_ADVANTAGE, span.advantage) for span in spans):
+            return Drop.BAD_ADVANTAGE
+        return None if _within(LARGEST_REWARD, sample.reward) else Drop.BAD_REWARD
 
 
 def _is_logprob(value: float) -> bool:
     """Finite, not positive (rounding aside), and of a token that could have been sampled at all."""
     return LEAST_LOGPROB <= value <= 1e-3
+
+
+def _within(largest: float, value: float) -> bool:
+    """Not a NaN, and no larger."""
+    return abs(value) <= largest
 
 
 def why_malformed(error: MalformedMessage) -> Drop:
@@ -99,6 +113,8 @@ def why_malformed(error: MalformedMessage) -> Drop:
         match field, kind:
             case "logprobs", "finite_number":
                 return Drop.BAD_LOGPROB
+            case "advantage", "finite_number":
+                return Drop.BAD_ADVANTAGE
             case "logprobs", _:
                 return Drop.MISSING_LOGPROBS
             case "rows" | "token_ids" | "spans", "missing" | "too_short":

@@ -20,6 +20,13 @@ def sampled_at(version: int) -> TrainingSample:
     return make_sample(0, make_row([1, 2, 3, 4], make_span(1, [-1.0]), make_span(3, [-1.0], version=version)))
 
 
+def with_advantage(advantage: float) -> TrainingSample:
+    """A sample whose second span was praised, or blamed, so much."""
+    return make_sample(
+        0, make_row([1, 2, 3, 4], make_span(1, [-1.0]), make_span(3, [-1.0], advantage=advantage))
+    )
+
+
 @pytest.mark.parametrize(
     ("sample", "reason"),
     [
@@ -33,6 +40,13 @@ def sampled_at(version: int) -> TrainingSample:
         (make_sample(0, make_row([1] * 17, make_span(1, [-1.0]))), Drop.TOO_LONG),
         (make_sample(0, make_row([1, 2], make_span(1, [0.5]))), Drop.BAD_LOGPROB),
         (make_sample(0, make_row([1, 2], make_span(1, [-1e30]))), Drop.BAD_LOGPROB),
+        (with_advantage(1e9), None),
+        (with_advantage(1.1e9), Drop.BAD_ADVANTAGE),
+        (with_advantage(-1.1e9), Drop.BAD_ADVANTAGE),
+        (with_advantage(1e39), Drop.BAD_ADVANTAGE),
+        (with_advantage(1e300), Drop.BAD_ADVANTAGE),
+        (make_sample(reward=1e30), None),
+        (make_sample(reward=-1e31), Drop.BAD_REWARD),
         (make_sample(reward=float("nan")), Drop.BAD_REWARD),
     ],
 )
@@ -76,6 +90,9 @@ def span_of(message: dict[str, Any]) -> dict[str, Any]:
         (spoil(lambda m: span_of(m).update(logprobs=None)), Drop.MISSING_LOGPROBS),
         (spoil(lambda m: span_of(m).update(logprobs=[-1.0, None, -1.0])), Drop.MISSING_LOGPROBS),
         (spoil(lambda m: span_of(m).update(logprobs=[-1.0, float("nan")])), Drop.BAD_LOGPROB),
+        (spoil(lambda m: span_of(m).update(advantage=float("nan"))), Drop.BAD_ADVANTAGE),
+        (spoil(lambda m: span_of(m).update(advantage=float("-inf"))), Drop.BAD_ADVANTAGE),
+        (spoil(lambda m: span_of(m).update(advantage="high")), Drop.MALFORMED),
         (spoil(lambda m: m.update(rows=[])), Drop.EMPTY_ROWS),
         (spoil(lambda m: m.pop("rows")), Drop.EMPTY_ROWS),
         (spoil(lambda m: m["rows"][0].update(token_ids=[])), Drop.EMPTY_ROWS),

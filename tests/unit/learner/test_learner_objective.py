@@ -194,6 +194,16 @@ def test_only_counting_rows_lets_fragments_count(rows: list[list[int]]) -> None:
     assert sequence_mean([[4], [2, 2]]) != sequence_mean([[4], [4]])
 
 
+def test_what_sampled_nothing_weighs_nothing() -> None:
+    rows = [[4], [3, 0], [0], []]
+    assert rollout_mean(rows) == [[1 / 8], [1 / 6, 1 / 6], [0.0], []]
+    assert token_mean(rows) == [[1 / 7], [1 / 7, 1 / 7], [1 / 7], []]
+    assert sequence_mean(rows) == [[1 / 8], [1 / 6, 0.0], [0.0], []]
+    for weigh in (rollout_mean, token_mean, sequence_mean):
+        assert weigh([[0], [0, 0]]) == [[0.0], [0.0, 0.0]]
+        assert weigh([]) == []
+
+
 def _total(weigh: Aggregation, rows: list[list[int]]) -> float:
     return sum(
         weight * count

@@ -1,6 +1,7 @@
 """How much each sampled token counts; how a rollout was cut into rows should not matter.
 
-Each takes the sampled tokens of every row of every rollout and gives the weight of one token of that row.
+Each takes the sampled tokens of every row of every rollout and gives the weight of one token of that row. A
+rollout or a row without sampled tokens has no token to weigh: it gets 0 and takes nothing from the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +20,14 @@ def rollout_mean(tokens: RowTokens) -> RowWeights:
     The weights of all tokens add up to 1, however many rows a rollout is fragmented into. Dividing by the
     number of rows instead would shrink the step with every fragment.
     """
-    return [[1.0 / (sum(rows) * len(tokens))] * len(rows) for rows in tokens]
+    rollouts = sum(any(rows) for rows in tokens)
+    return [[_share(sum(rows) * rollouts)] * len(rows) for rows in tokens]
 
 
 def token_mean(tokens: RowTokens) -> RowWeights:
     """1 / all sampled tokens: every token counts the same (DAPO)."""
     total = sum(map(sum, tokens))
-    return [[1.0 / total] * len(rows) for rows in tokens]
+    return [[_share(total)] * len(rows) for rows in tokens]
 
 
 def sequence_mean(tokens: RowTokens) -> RowWeights:
@@ -33,8 +35,12 @@ def sequence_mean(tokens: RowTokens) -> RowWeights:
 
     What single-turn trainers do. A rollout of many rows counts as many times; use it for rollouts of one row.
     """
-    rows_of_all = sum(map(len, tokens))
-    return [[1.0 / (row * rows_of_all) for row in rows] for rows in tokens]
+    rows_of_all = sum(row > 0 for rows in tokens for row in rows)
+    return [[_share(row * rows_of_all) for row in rows] for rows in tokens]
+
+
+def _share(tokens: int) -> float:
+    return 1.0 / tokens if tokens else 0.0
 
 
 def fixed_length(length: int) -> Aggregation:
