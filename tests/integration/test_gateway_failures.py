@@ -324,6 +324,36 @@ async def test_streams_that_break(gateway: Gateway, stub: VllmStub, how: str) ->
     assert gateway.metric("leyden_gateway_in_flight") == 0
 
 
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_answer_that_has_finished_is_not_waited_for(
+    kafka: KafkaSettings, stub: VllmStub, policy: str, monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    """The replica sends its finish reasons, then neither ``[DONE]`` nor the end of its message."""
+    monkeypatch.setattr("leyden_gateway.exchange.exchange._REMAINDER_S", 0.2)
+
+    async def lingering(body: dict[str, Any]) -> AsyncIterator[bytes]:
+        for index in range(n):
+            yield sse(stub.chunk(body, index, {"role": "assistant", "content": "12"}, None))
+            yield sse(stub.chunk(body, index, {}, "stop"))
+        while True:
+            yield b": keep-alive\n\n"
+            await asyncio.sleep(0.05)
+
+    stub.events = lingering
+    async with running_gateway(kafka, policy, stub.url) as gateway:
+        await gateway.publish_policy(versions=[1], serving=1)
+        claims = gateway.claims()
+        answer = await asyncio.wait_for(gateway.post(claims, {"messages": HELLO, "stream": True, "n": n}), 30)
+        assert answer.status_code == 200
+        assert answer.text.count('"finish_reason":"stop"') == n
+        records = await gateway.completions(claims.rollout_id, count=n)
+        assert {(record.status, record.finish_reason) for record in records} == {
+            (CompletionStatus.OK, "stop")
+        }
+        await asyncio.wait_for(stub.hung_up.wait(), 5)
+        assert gateway.metric("leyden_gateway_in_flight") == 0
+
+
 async def test_a_stream_that_breaks_before_its_first_chunk_is_a_plain_error(
     gateway: Gateway, stub: VllmStub
 ) -> None:

@@ -76,6 +76,35 @@ def test_an_end_without_done_is_an_end() -> None:
     assert through.held() == event("a", "stop")
 
 
+def test_the_end_has_begun_once_all_alternatives_have_finished() -> None:
+    through, _ = relay(choices=2)
+    through.feed(event("a", "stop", 0))
+    assert not through.holding
+    through.feed(event("b", "stop", 1))
+    assert through.holding
+    assert not through.done
+
+
+@pytest.mark.parametrize("done", [b"data: [DONE] \n\n", b"data:  [DONE]\r\n\r\n", b"data:[DONE]\t\n\n"])
+def test_blanks_around_done(done: bytes) -> None:
+    through, _ = relay()
+    through.feed(event("a", "stop") + done)
+    assert through.done
+    through.finish()
+    assert through.held() == event("a", "stop") + done
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+def test_a_byte_order_mark_hides_nothing(size: int) -> None:
+    through, capture = relay()
+    stream = b"\xef\xbb\xbf" + event("a", token_ids=[7]) + event("b", "stop", token_ids=[8]) + DONE
+    seen = b"".join(through.feed(stream[i : i + size]) for i in range(0, len(stream), size))
+    through.finish()
+    assert capture.choices[0].token_ids == b"[7,8]"
+    assert capture.choices[0].message["content"] == "ab"
+    assert seen + through.held() == event("a") + event("b", "stop") + DONE
+
+
 def test_an_error_of_the_replica_is_held_and_named() -> None:
     through, _ = relay()
     failure = encode_event(b'{"error":{"message":"out of memory"}}')

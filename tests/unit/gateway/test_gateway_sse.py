@@ -78,3 +78,10 @@ def test_an_endless_event_is_refused() -> None:
     parser.feed(b"data: ".ljust(100))
     with pytest.raises(EventTooLarge, match="100 bytes"):
         parser.feed(b"0")
+
+
+def test_only_a_byte_order_mark_at_the_very_beginning_is_left_out() -> None:
+    events, rest = parse([b"\xef\xbb", b"\xbfdata: one\n\n\xef\xbb\xbfdata: two\n\n"])
+    assert events == [(b"data: one\n\n", b"one"), (b"\xef\xbb\xbfdata: two\n\n", None)]
+    assert rest is None
+    assert parse([b"\xef\xbb\xbfdata: half"]) == ([], (b"data: half", b"half"))

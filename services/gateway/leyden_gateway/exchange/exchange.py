@@ -6,6 +6,7 @@ acknowledged the record, so whatever the agent does next lies behind it on the l
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -46,6 +47,8 @@ from leyden_schemas import JsonObject, Protocol
 _JSON = {"content-type": "application/json"}
 _FLOWS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 """Asks proxies on the way, nginx among them, to pass a stream on as it comes."""
+_REMAINDER_S = 2.0
+"""How long usage and ``[DONE]`` may take once an answer has finished: callers wait for nothing else then."""
 _SERVERS_FAULT = {"truncated_stream", "malformed_answer", "upstream_timeout", "upstream_error"}
 _NAMING = ("model", "user", "conversation", "metadata")
 """Fields of a request that say whose it is."""
@@ -223,8 +226,12 @@ class Exchange:
         )
         headers = {"content-type": answer.content_type, **_FLOWS}
         try:
-            while not relay.done and (chunk := await answer.read()):
-                await self._forward(relay.feed(chunk), headers)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None) as remainder:
+                    while not relay.done and (chunk := await answer.read()):
+                        await self._forward(relay.feed(chunk), headers)
+                        if relay.holding and remainder.when() is None:
+                            remainder.reschedule(asyncio.get_running_loop().time() + _REMAINDER_S)
             relay.finish()
         except ApiError as error:
             return self._broken_stream(error, relay, headers)

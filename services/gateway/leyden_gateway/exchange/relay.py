@@ -31,7 +31,8 @@ class StreamRelay:
         self._translator = translator
         self._parser = SseParser(max_event_bytes)
         self._held: list[bytes] = []
-        self._holding = False
+        self.holding = False
+        """Whether the end has begun: all alternatives have finished, or the replica told of an error."""
         self._malformed: MalformedAnswer | None = None
         self.done = False
         """Whether nothing more needs to be read: ``[DONE]`` has arrived, or something malformed."""
@@ -42,7 +43,7 @@ class StreamRelay:
         try:
             for event in self._parser.feed(chunk):
                 piece = self._visible(event)
-                (self._held if self._holding else visible).append(piece)
+                (self._held if self.holding else visible).append(piece)
         except EventTooLarge as error:
             self._break(MalformedAnswer(str(error)))
         except MalformedAnswer as error:
@@ -78,8 +79,8 @@ class StreamRelay:
     def _visible(self, event: SseEvent) -> bytes:
         if event.data is None:
             return event.raw
-        if event.data == DONE:
-            self.done = self._holding = True
+        if event.data.strip() == DONE:
+            self.done = self.holding = True
             return event.raw if self._translator is None else b""
         try:
             payload = parse_answer(event.data)
@@ -88,8 +89,8 @@ class StreamRelay:
         except NotJson as error:
             raise MalformedAnswer(f"the replica sent an event that is not JSON: {error}") from None
         seen = self._capture.chunk(payload, self._wants)
-        if not self._holding:
-            self._holding = self._capture.error is not None or self._capture.finished(self._choices)
+        if not self.holding:
+            self.holding = self._capture.error is not None or self._capture.finished(self._choices)
         return self._told(event, payload, seen)
 
     def _told(self, event: SseEvent, payload: Fields, seen: Fields | None) -> bytes:

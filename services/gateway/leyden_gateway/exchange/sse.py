@@ -12,6 +12,7 @@ DONE = b"[DONE]"
 _EOL = rb"(?:\r\n|\n|\r(?!\n|\Z))"
 _BLANK_LINE = re.compile(_EOL + _EOL)
 _LINE = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(ValueError):
@@ -31,24 +32,28 @@ class SseEvent(NamedTuple):
 class SseParser:
     """Cuts a byte stream into events, however its chunks fall.
 
-    Invariant: the ``raw`` of all events, in order, is the stream; ``finish`` gives the rest.
+    Invariant: the ``raw`` of all events, in order, is the stream; ``finish`` gives the rest. Only a byte
+    order mark that a stream begins with is left out, as the grammar has it: clients differ in what they
+    make of one.
     """
 
     def __init__(self, max_event_bytes: int) -> None:
         self._max = max_event_bytes
         self._buffer = b""
         self._searched = 0
+        self._begun = False
 
     def feed(self, chunk: bytes) -> list[SseEvent]:
         """The events that ``chunk`` completes. Raises ``EventTooLarge``."""
         if not self._buffer and (event := _usual(chunk)):
+            self._begun = True
             return [event]
         buffer = self._buffer + chunk if self._buffer else chunk
         events = []
         start = 0
         end = _BLANK_LINE.search(buffer, self._searched)
         while end:
-            events.append(event_of(buffer[start : end.end()]))
+            events.append(self._event(buffer[start : end.end()]))
             start = end.end()
             end = _BLANK_LINE.search(buffer, start)
         self._buffer = buffer[start:]
@@ -60,7 +65,11 @@ class SseParser:
     def finish(self) -> SseEvent | None:
         """What was left when the stream ended: an event without its blank line, or None."""
         rest, self._buffer, self._searched = self._buffer, b"", 0
-        return event_of(rest) if rest else None
+        return self._event(rest) if rest else None
+
+    def _event(self, raw: bytes) -> SseEvent:
+        first, self._begun = not self._begun, True
+        return event_of(raw.removeprefix(_BOM) if first else raw)
 
 
 def event_of(raw: bytes) -> SseEvent:
