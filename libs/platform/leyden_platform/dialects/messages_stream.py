@@ -10,6 +10,7 @@ from typing import Any, Literal
 from leyden_platform.dialects import messages_answer as answers
 from leyden_platform.dialects.messages_arguments import json_object, tool_input
 from leyden_platform.dialects.messages_errors import stream_error
+from leyden_platform.dialects.streamed_calls import call_index
 from leyden_schemas import JsonObject
 
 
@@ -138,15 +139,16 @@ class MessagesStream:
             self._append("text", written)
             self._refused = self._refused or answers.is_refusal(delta)
         if delta.get("tool_calls"):
-            for index, call, function in answers.calls_of(delta):
-                self._take_call(index, call, function)
+            for _position, call, function in answers.calls_of(delta):
+                self._take_call(call, function)
 
     def _append(self, kind: Literal["text", "thinking"], piece: str) -> None:
         if not self._blocks or self._blocks[-1].kind != kind:
             self._blocks.append(_Block(kind))
         self._blocks[-1].waiting.append(piece)
 
-    def _take_call(self, index: int, call: JsonObject, function: JsonObject) -> None:
+    def _take_call(self, call: JsonObject, function: JsonObject) -> None:
+        index = call_index(call, {at: block.use_id for at, block in self._calls.items()})
         if (block := self._calls.get(index)) is None:
             block = self._calls[index] = _Block("tool_use", answers.call_id(call, index, self._id))
             self._blocks.append(block)

@@ -26,6 +26,7 @@ from leyden_platform.dialects.responses_object import (
     usage_of,
 )
 from leyden_platform.dialects.responses_request import wants_logprobs
+from leyden_platform.dialects.streamed_calls import call_index
 from leyden_schemas import JsonObject
 
 _ID_PREFIX = {"message": "msg", "reasoning": "rs", "function_call": "fc"}
@@ -51,7 +52,7 @@ class ResponsesStream:
         self._items: list[TextItem | CallItem] = []
         self._text: TextItem | None = None
         """The last item, if that is one of text: the only text that is not done."""
-        self._calls: dict[Any, CallItem] = {}
+        self._calls: dict[int, CallItem] = {}
         self._pending_logprobs: list[JsonObject] = []
         """Those of tokens whose text has not arrived yet, such as the first half of a character."""
 
@@ -170,15 +171,13 @@ class ResponsesStream:
         return item, events
 
     def _call(self, piece: JsonObject) -> list[JsonObject]:
-        """A piece of a call; one without an index is a call of its own."""
         events: list[JsonObject] = []
         function = piece["function"] if isinstance(piece.get("function"), dict) else {}
-        index = piece.get("index")
-        key = index if isinstance(index, int) else len(self._calls)
-        call = self._calls.get(key)
+        index = call_index(piece, {at: call.call_id for at, call in self._calls.items()})
+        call = self._calls.get(index)
         if call is None:
             events = self._close_text()
-            call = self._calls[key] = self._new_call(_string(piece, "id"), _string(function, "name"))
+            call = self._calls[index] = self._new_call(_string(piece, "id"), _string(function, "name"))
             events.append(self._begin_item(call))
         else:
             call.name += _string(function, "name")

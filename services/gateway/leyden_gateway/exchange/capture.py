@@ -26,6 +26,7 @@ from leyden_gateway.exchange.fields import (
 )
 from leyden_gateway.exchange.lifting import STAND_IN
 from leyden_gateway.exchange.training_mode import Wants
+from leyden_platform.dialects.streamed_calls import call_index
 from leyden_schemas import JsonObject
 
 
@@ -281,11 +282,7 @@ def _merge_tool_calls(message: JsonObject, pieces: Any) -> None:
 
 
 def _call_of(calls: list[JsonObject], piece: JsonObject) -> JsonObject:
-    """The call that a piece belongs to: the one of its index; without one the last, if it begins no other."""
-    index, function = piece.get("index"), piece.get("function")
-    named = isinstance(function, dict) and function.get("name")
-    if type(index) is not int:
-        index = len(calls) - 1 if calls and not (piece.get("id") or named) else len(calls)
+    index = call_index(piece, {call["index"]: call["id"] for call in calls})
     for call in calls:
         if call["index"] == index:
             return call
