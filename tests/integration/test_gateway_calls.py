@@ -337,3 +337,34 @@ async def test_the_client_library_reports_our_errors(gateway: Gateway) -> None:
         await client.with_options(max_retries=5).chat.completions.create(model="m", messages=HELLO)
     assert caught.value.code == "max_completions_reached"
     assert len(await gateway.log_now(claims.rollout_id)) == 1
+
+
+async def test_alternatives_are_charged_to_the_budget(gateway: Gateway, stub: VllmStub) -> None:
+    claims = gateway.claims(max_completions=3)
+    client = gateway.client(claims)
+    with pytest.raises(openai.RateLimitError, match="50 completions, and this attempt has 3 of its 3 left"):
+        await client.chat.completions.create(model="m", messages=HELLO, n=50)
+    with pytest.raises(openai.RateLimitError, match="4 alternatives"):
+        await client.completions.create(model="m", prompt=["a", "b"], n=2)
+    assert not stub.requests
+    answer = await client.chat.completions.create(model="m", messages=HELLO, n=2)
+    assert len(answer.choices) == 2
+    with pytest.raises(openai.RateLimitError, match="has 1 of its 3 left"):
+        await client.chat.completions.create(model="m", messages=HELLO, n=2)
+    await client.chat.completions.create(model="m", messages=HELLO)
+    with pytest.raises(openai.RateLimitError, match="has made its 3 completions") as caught:
+        await client.chat.completions.create(model="m", messages=HELLO)
+    assert caught.value.code == "max_completions_reached"
+    assert len(await gateway.log_now(claims.rollout_id)) == 3
+    await gateway.rest()
+
+
+async def test_alternatives_that_a_replica_failed_are_given_back(gateway: Gateway, stub: VllmStub) -> None:
+    claims = gateway.claims(max_completions=4)
+    client = gateway.client(claims)
+    stub.fail = lambda _body: error(500, "out of memory")
+    with pytest.raises(openai.InternalServerError):
+        await client.chat.completions.create(model="m", messages=HELLO, n=4)
+    stub.reset()
+    answer = await client.chat.completions.create(model="m", messages=HELLO, n=4)
+    assert len(answer.choices) == 4

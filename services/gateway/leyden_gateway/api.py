@@ -134,7 +134,7 @@ class Front:
 
     async def _complete(self, dialect: Dialect, call: Call, caller: Caller) -> None:
         self._admission.admit(call)
-        exchange, status = Exchange(self._tools, dialect, caller, call), 499
+        exchange, status = Exchange(self._tools, dialect, caller, call, self._admission.charge), 499
         try:
             ending = await (traced(exchange) if exporting() else exchange.run())
             status = ending.http_status

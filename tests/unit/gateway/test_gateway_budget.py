@@ -30,6 +30,40 @@ def test_what_infrastructure_failed_is_given_back() -> None:
     budget.give_back(B)
 
 
+def test_every_alternative_is_a_completion() -> None:
+    budget = CompletionBudget(entries=10)
+    budget.take(A, 5)
+    budget.widen(A, 5, 3)
+    budget.take(A, 5)
+    with pytest.raises(BudgetSpent, match="3 completions, and this attempt has 2 of its 5 left"):
+        budget.widen(A, 5, 3)
+    budget.take(A, 5)
+    budget.widen(A, 5, 2)
+    with pytest.raises(BudgetSpent, match="has made its 5 completions"):
+        budget.take(A, 5)
+    budget.give_back(A, 2)
+    budget.take(A, 5)
+    budget.widen(A, 5, 2)
+
+
+def test_one_call_cannot_ask_for_more_than_the_limit() -> None:
+    budget = CompletionBudget(entries=10)
+    budget.take(A, 2)
+    with pytest.raises(BudgetSpent, match="50 completions"):
+        budget.widen(A, 2, 50)
+    budget.take(A, 2)
+    budget.take(A, 2)
+
+
+def test_an_attempt_that_was_forgotten_meanwhile_is_counted_again() -> None:
+    budget = CompletionBudget(entries=1)
+    budget.take(A, 4)
+    budget.take(B, 4)
+    budget.widen(A, 4, 4)
+    with pytest.raises(BudgetSpent):
+        budget.take(A, 4)
+
+
 def test_tokens_are_counted_when_a_completion_ends() -> None:
     budget = CompletionBudget(entries=10)
     budget.take(A, 10, max_tokens=700)

@@ -33,8 +33,16 @@ class Admission:
             raise
         self._calls.begin(call.completion_id, whose.rollout_id, call.protocol, whose.tenant)
 
+    def charge(self, call: Call, completions: int) -> None:
+        """Count all alternatives that an admitted call asks for. Raises ``BudgetSpent``."""
+        whose = call.attribution
+        if whose.claims and completions > 1:
+            attempt = (whose.rollout_id, whose.attempt)
+            self._budget.widen(attempt, whose.claims.max_completions, completions)
+            call.completions = completions
+
     def settle(self, call: Call, *, tokens: int, failed: bool) -> None:
-        """Count the call out; one that infrastructure failed costs the attempt no completion."""
+        """Count the call out; one that infrastructure failed costs the attempt no completions."""
         whose = call.attribution
         self._calls.end(call.completion_id)
         self._limiter.finish(whose.tenant, tokens)
@@ -42,4 +50,4 @@ class Admission:
             attempt = (whose.rollout_id, whose.attempt)
             self._budget.spend(attempt, tokens)
             if failed:
-                self._budget.give_back(attempt)
+                self._budget.give_back(attempt, call.completions)

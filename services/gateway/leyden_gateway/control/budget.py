@@ -39,6 +39,25 @@ class CompletionBudget:
         if max_tokens is not None and spent.tokens >= max_tokens:
             raise TokensSpent(f"this attempt has used {spent.tokens} of the {max_tokens} tokens it may use")
         spent.completions += 1
+        self._keep(attempt, spent)
+
+    def widen(self, attempt: Attempt, limit: int, completions: int) -> None:
+        """The completion just counted is so many alternatives, each of which is one.
+
+        Raises ``BudgetSpent`` when they are more than are left; then not even the first is counted.
+        """
+        spent = self._spent.get(attempt) or _Spent(completions=1)
+        left = limit - spent.completions + 1
+        if completions > left:
+            spent.completions -= 1
+            raise BudgetSpent(
+                f"{completions} alternatives are {completions} completions, and this attempt has {left} of "
+                f"its {limit} left (limits.max_completions of its task)"
+            )
+        spent.completions += completions - 1
+        self._keep(attempt, spent)
+
+    def _keep(self, attempt: Attempt, spent: _Spent) -> None:
         self._spent[attempt] = spent
         self._spent.move_to_end(attempt)
         if len(self._spent) > self._entries:
@@ -49,7 +68,7 @@ class CompletionBudget:
         if spent := self._spent.get(attempt):
             spent.tokens += tokens
 
-    def give_back(self, attempt: Attempt) -> None:
-        """Uncount a completion that infrastructure, not the agent, failed."""
+    def give_back(self, attempt: Attempt, completions: int = 1) -> None:
+        """Uncount what infrastructure, not the agent, failed."""
         if spent := self._spent.get(attempt):
-            spent.completions = max(0, spent.completions - 1)
+            spent.completions = max(0, spent.completions - completions)

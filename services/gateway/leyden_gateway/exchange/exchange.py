@@ -21,6 +21,7 @@ from leyden_gateway.errors import (
     ROLLOUT_ID,
     ApiError,
     BodyTimedOut,
+    BudgetSpent,
     GatewayStopping,
     InvalidRequest,
     MalformedAnswer,
@@ -80,15 +81,19 @@ class Tools:
 class Exchange:
     """One call. ``run`` returns how it ended, after the caller and the log have been told."""
 
-    def __init__(self, tools: Tools, dialect: Dialect, caller: Caller, call: Call) -> None:
+    def __init__(
+        self, tools: Tools, dialect: Dialect, caller: Caller, call: Call, charge: Callable[[Call, int], None]
+    ) -> None:
+        """``charge`` counts the alternatives that the call asks for, or raises ``BudgetSpent``."""
         self._tools, self._dialect, self._caller, self.call = tools, dialect, caller, call
+        self._charge = charge
         self.capture = Capture()
         self._translator: Translator | None = None
         self._external: External | None = None
         self._forced = False
 
     async def run(self) -> Ending:
-        """Answer the caller's request."""
+        """Answer the caller's request. Raises ``BudgetSpent``: that is neither answered nor recorded here."""
         outcome = await self._relay()
         try:
             await self._record(outcome.ending)
@@ -103,6 +108,8 @@ class Exchange:
             async with self._caller as caller:
                 prepared = await self._listen(caller)
                 return await self._converse(prepared)
+        except BudgetSpent:
+            raise
         except ApiError as error:
             return self._failed(error)
         except UpstreamRefused as refusal:
@@ -124,6 +131,7 @@ class Exchange:
         late = BodyTimedOut(f"the request did not arrive within {settings.body_timeout_s:g} s")
         caller.expect(settings.body_timeout_s, late)
         prepared = self._understand(await caller.body(limit=settings.max_body_bytes))
+        self._charge(self.call, prepared.choices)
         self.call.sampling = prepared.sampling
         slow = UpstreamTimedOut(f"the completion took longer than {settings.request_timeout_s:g} s")
         caller.expect(settings.request_timeout_s, slow)

@@ -82,6 +82,8 @@ class Call:
     retry_of: UUID | None = None
     untrainable: str | None = None
     """Why nothing of this call can be trained on, however it ends."""
+    completions: int = 1
+    """How many it was charged to its attempt: one for each alternative."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context for the replica and the log."""
 
