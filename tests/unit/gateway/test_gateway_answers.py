@@ -80,6 +80,12 @@ def test_what_servers_usually_send_is_read_the_short_way() -> None:
     assert msgspec.json.decode(encode(read.seen))["choices"][0]["logprobs"] is None
 
 
+def test_a_token_may_look_like_the_end() -> None:
+    read = read_lifted(usual('{"content":[{"token":"}]},","logprob":-1}]}'), Wants())
+    assert read is not None
+    assert read.capture.choices[0].logprobs == [-1]
+
+
 def test_a_caller_who_asked_for_logprobs_gets_the_answer_as_it_came() -> None:
     assert read_lifted(usual(), Wants(logprobs=True)) is None
 
@@ -93,7 +99,7 @@ def test_a_caller_who_asked_for_logprobs_gets_the_answer_as_it_came() -> None:
         usual('{"content":[]}'),
         usual('{"content":null}'),
         usual("null"),
-        usual('{"content":[{"token":"}]},","logprob":-1}]}'),
+        usual().replace(b'"stop"', b'"stop","stop_reason":"}]},"'),
         usual('{"content":[{"token":"a","logprob":-1}]}').replace(b'"logprobs":', b'"logprobs" : '),
         usual('{"content":[{"token":"\xff","logprob":-1}]}').replace("\xff".encode(), b"\xff"),
         usual()[:-1],
