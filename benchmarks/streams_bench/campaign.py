@@ -89,8 +89,10 @@ def measure(subject: Subject, load: Load, cores: Cores) -> list[Measurement]:
             took = running.wait(subject.taken, before) - started
             unique = len(opened) * load.steps * STEP_TOKENS
             add("taken_in", "completions/s", len(opened) * load.steps / took)
-            add("bytes_per_unique_token_byte", "ratio", (running.rss() - empty) / (4 * unique))
-            add("bytes_per_open_rollout", "bytes", (running.rss() - empty) / len(opened))
+            busy, resting = running.rss() - empty, running.rss_at_rest() - empty
+            add("bytes_per_unique_token_byte", "ratio", resting / (4 * unique))
+            add("bytes_per_unique_token_byte_busy", "ratio", busy / (4 * unique))
+            add("bytes_per_open_rollout", "bytes", resting / len(opened))
             running.kill()
         began = time.monotonic()
         with service(subject.name, place, **subject.settings) as running:

@@ -26,9 +26,10 @@ from streams_bench.traffic import Told
 
 _WAIT_S = 240.0
 _CHUNK = 400
+_REST_S = 12.0
 _POLL_S = 0.2
 """Answering costs the service some milliseconds."""
-SESSION_S = 4
+SESSION_S = 2
 """How long the group waits for a member that was killed; LEYDEN_KAFKA_SESSION_TIMEOUT_S."""
 
 
@@ -104,6 +105,14 @@ class Service:
     def rss(self) -> int:
         """Bytes of its memory."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    def rss_at_rest(self) -> int:
+        """Bytes of its memory once it has given back what it needed for the work that ended just now."""
+        deadline, found = time.monotonic() + _REST_S, [self.rss()]
+        while time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+            found.append(self.rss())
+        return min(found)
 
     def cpu(self) -> float:
         """Seconds it has computed."""

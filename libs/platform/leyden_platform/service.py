@@ -7,6 +7,7 @@ exit status 1, so that an orchestrator sees it.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -112,6 +113,15 @@ def main(
     except Exception as error:
         log.error("service_failed", service=name, error=f"{type(error).__name__}: {error}", exc_info=error)
         sys.exit(1)
+
+
+def collect_rarely() -> None:
+    """For services that handle thousands of messages a second, which leave hardly any cycles behind.
+
+    Looking for cycles every few messages takes 5 % of the time, and more where much is held.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
 
 
 def load_settings(settings_type: type[LoadedT]) -> LoadedT:

@@ -6,7 +6,7 @@ Spans are exported over OTLP when ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set; contex
 import logging
 import os
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import structlog
 from opentelemetry import context, propagate, trace
@@ -88,18 +88,30 @@ def exporting() -> bool:
 def trace_headers() -> dict[str, str]:
     """The current span's W3C ``traceparent`` (and baggage) as headers; empty outside a span."""
     headers: dict[str, str] = {}
-    propagate.inject(headers)
+    if context.get_current():
+        propagate.inject(headers)
     return headers
 
 
-@contextmanager
+_UNSEEN = nullcontext(trace.INVALID_SPAN)
+
+
 def span(
     name: str, headers: Mapping[str, str] | None = None, **attributes: str | int | float
-) -> Iterator[trace.Span]:
+) -> AbstractContextManager[trace.Span]:
     """A span, child of the context in ``headers`` when they carry one, else of the current span.
 
     Where nobody looks at spans none is made, and what is within belongs to the span that ``headers`` name.
     """
+    if not _exporting and not (headers and "traceparent" in headers):
+        return _UNSEEN
+    return _span(name, headers, attributes)
+
+
+@contextmanager
+def _span(
+    name: str, headers: Mapping[str, str] | None, attributes: Mapping[str, str | int | float]
+) -> Iterator[trace.Span]:
     token = context.attach(propagate.extract(headers)) if headers and "traceparent" in headers else None
     try:
         if not _exporting:

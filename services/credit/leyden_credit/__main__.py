@@ -2,6 +2,7 @@
 
 from leyden_credit.app import build
 from leyden_credit.settings import CreditSettings
-from leyden_platform.service import main
+from leyden_platform.service import collect_rarely, main
 
+collect_rarely()
 main("credit", CreditSettings, build)

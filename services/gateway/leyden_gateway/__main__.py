@@ -1,12 +1,11 @@
 """Run the gateway: ``python -m leyden_gateway``, in one process or several that share the port."""
 
-import gc
 import resource
 import sys
 
 from leyden_gateway.app import build
 from leyden_gateway.settings import GatewaySettings
-from leyden_platform.service import load_settings, main
+from leyden_platform.service import collect_rarely, load_settings, main
 from leyden_platform.workers import die_with_parent, run_workers, worker_number
 
 FILES = 65_536
@@ -40,7 +39,5 @@ if __name__ == "__main__":
         sys.exit(run_workers(workers(settings), drain_timeout_s=settings.drain_timeout_s + 5))
     die_with_parent()
     raise_file_limit()
-    # Calls leave hardly any cycles behind; looking for them every few calls took 5 % of the time.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    collect_rarely()
     main("gateway", GatewaySettings, build)

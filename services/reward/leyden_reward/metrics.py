@@ -1,8 +1,11 @@
 """Every metric of the reward service."""
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 EVENTS = Counter("leyden_reward_events_total", "Events taken in.", ["type"])
+events = cache(EVENTS.labels)
 EVENTS_DROPPED = Counter("leyden_reward_events_dropped_total", "Events that changed nothing.", ["reason"])
 BASES_UNKNOWN = Counter(
     "leyden_reward_bases_unknown_total",

@@ -18,6 +18,7 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.annotations import KafkaMessage as InjectedMessage
 from faststream.kafka.message import KafkaMessage
 
+from leyden_platform.memory import give_back
 from leyden_platform.messaging import metrics
 from leyden_platform.messaging.connection import broker_options
 from leyden_platform.messaging.deadletter import dead_letter
@@ -35,6 +36,8 @@ log = structlog.get_logger(__name__)
 
 _BREATH_S = 0.005
 """Computing goes on for so long before the loop may fetch what is next, and answer probes."""
+_TRIM_S = 10.0
+"""How often the buffers of what was fetched are given back."""
 
 
 class _Stopping(Exception):
@@ -90,7 +93,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
         self._idle.set()
         self._failure: BaseException | None = None
         self._wake = asyncio.Event()
-        self._ticked = time.monotonic()
+        self._ticked = self._trimmed = time.monotonic()
         self._consumer: Any = None
 
     def not_ready(self) -> str | None:
@@ -221,7 +224,7 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._bury(record, "failed", error.cause, self._policy.attempts)
             result = "dead_lettered"
         assignment.next_offset = record.offset + 1
-        metrics.MESSAGES.labels(record.partition.topic, self._group, result).inc()
+        metrics.messages(record.partition.topic, self._group, result).inc()
         self._bad.record(bad=bad)
         if self._bad.exceeded():
             raise PoisonedStream(
@@ -294,6 +297,9 @@ class ConsumerGroup(ConsumerRebalanceListener):  # type: ignore[misc]
                 except Exception as error:  # noqa: BLE001 - the seam: a broken tick fails the service
                     self._failure = error
         await self._commit(list(self._assigned.values()))
+        if self._ticked - self._trimmed > _TRIM_S:
+            self._trimmed = self._ticked
+            give_back()
 
     async def _commit(self, assignments: Sequence[_Assignment]) -> None:
         offsets = {

@@ -25,6 +25,7 @@ class LogClock:
             stamp = min(datetime.fromtimestamp(timestamp_ms / 1000, UTC), wall)
             self._newest = max(stamp, self._newest or stamp)
             self._read_at = wall
+            return self._newest
         return self.now()
 
     def now(self) -> datetime:

@@ -76,7 +76,7 @@ class _Own(threading.local):
         self.dictionary, self.fresh = dictionary, False
 
 
-TEXTS = Squeezer(dictionary_bytes=112 * 1024, level=3)
+TEXTS = Squeezer(dictionary_bytes=64 * 1024, level=1)
 """For JSON."""
 IDS = Squeezer(dictionary_bytes=32 * 1024, level=1)
 """For token ids, byte by byte."""
