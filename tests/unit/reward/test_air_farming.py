@@ -141,8 +141,8 @@ def test_without_an_outcome_all_that_can_be_won_is_the_first_working_call(moves:
 
 
 ERROR, STANDSTILL = 0.05, 0.1
-"""What an error costs at most, and what a move that brings something new takes from a run of those that do not:
-it parts the run, and the first two steps of either part are free."""
+"""What an error costs at most, and what a move that brings something new takes from a run of those that do
+not: it parts the run, and the first two steps of either part are free."""
 
 
 @given(sequences, st.integers(0, 14), st.sampled_from(MOVES))
