@@ -118,6 +118,8 @@ class Capture:
 
     prompt_ids: bytes = b""
     """The prompt's ids as a JSON array, empty while none are known."""
+    prompt_size: int = 0
+    """How many these are."""
     choices: dict[int, ChoiceCapture] = field(default_factory=dict)
     usage: JsonObject | None = None
     error: str | None = None
@@ -172,7 +174,7 @@ class Capture:
 
     def _common(self, answer: Fields) -> list[Fields]:
         if not self.prompt_ids and (ids := id_text(answer.get("prompt_token_ids"))):
-            self.prompt_ids = b"[%b]" % ids
+            self.prompt_ids, self.prompt_size = b"[%b]" % ids, ids.count(b",") + 1
         self._take_usage(answer)
         if is_present(answer, "error"):
             self.error = error_text(value(answer, "error"))
@@ -204,7 +206,7 @@ class Capture:
     @property
     def prompt_tokens(self) -> int:
         """How long the prompt was: by its ids, else by the replica's count."""
-        return self.prompt_ids.count(b",") + 1 if self.prompt_ids else self._used("prompt_tokens")
+        return self.prompt_size or self._used("prompt_tokens")
 
     @property
     def tokens(self) -> int:
@@ -223,6 +225,10 @@ class Capture:
     def prompt_of(self, choice: ChoiceCapture) -> bytes:
         """The ids an alternative was sampled after: text completions may have several prompts."""
         return choice.prompt_ids or self.prompt_ids
+
+    def prompt_size_of(self, choice: ChoiceCapture) -> int:
+        """How many these are; what the replica counted when there are none."""
+        return choice.prompt_ids.count(b",") + 1 if choice.prompt_ids else self.prompt_tokens
 
     def response(self, choice: ChoiceCapture) -> dict[str, Any] | None:
         """The answer as the caller saw it, narrowed to one alternative; a stream is put together again."""

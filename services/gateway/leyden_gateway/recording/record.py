@@ -178,9 +178,7 @@ def _usage(capture: Capture, choice: ChoiceCapture) -> dict[str, int]:
     sampled = choice.sampled
     if not sampled and len(capture.choices) <= 1:
         sampled = _count(counts, "completion_tokens")
-    prompt = capture.prompt_of(choice)
-    prompt_tokens = prompt.count(b",") + 1 if prompt else _count(counts, "prompt_tokens")
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": sampled}
+    return {"prompt_tokens": capture.prompt_size_of(choice), "completion_tokens": sampled}
 
 
 def _count(counts: Mapping[str, Any], name: str) -> int:
