@@ -62,5 +62,7 @@ SANDBOX_OPEN = Counter(
     "leyden_reward_sandbox_open_total", "Sandboxes to which the kernel granted no namespace of their own."
 )
 RANKINGS = Counter(
-    "leyden_reward_rankings_total", "Rollouts ranked in their group, repeated, or late for it.", ["outcome"]
+    "leyden_reward_rankings_total",
+    "Rollouts ranked in their group, or what kept them out of it.",
+    ["outcome"],
 )

@@ -43,7 +43,8 @@ class Scoring:
 
     async def settle(self, trajectory: Trajectory, ranked: Grades) -> Trajectory:
         """The same for a rollout that waited for the others of its group, with its signals in ``final``."""
-        judged = await self._grader.grade(trajectory, {"ruler": ranked})
+        feedback = FeedbackReward(trajectory.final, self._scales)
+        judged = await self._grader.grade(trajectory, {"ruler": ranked, REWARD: feedback})
         return await self._judged(trajectory, judged, trajectory.final, long=is_long(len(trajectory.steps)))
 
     async def _judged(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from judge_stub import JudgeStub, completion, judging, ranked
+from prometheus_client import REGISTRY
 from starlette.responses import PlainTextResponse
 
 from leyden_platform.clock import ManualClock
@@ -17,7 +18,15 @@ from leyden_platform.testing.rollouts import EPOCH, answer, make_step, make_task
 from leyden_reward.air.own_worker import OwnRule
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.app import processors, rankings
-from leyden_reward.ranking.groups import Gathered, Late, Opened, Repeated, WaitingGroups
+from leyden_reward.ranking.groups import (
+    Foreign,
+    Gathered,
+    Late,
+    Opened,
+    Repeated,
+    RevisedLate,
+    WaitingGroups,
+)
 from leyden_reward.ranking.processor import RankingProcessor
 from leyden_reward.ranking.ranking import Ranking
 from leyden_reward.ranking.routed import Routed
@@ -95,6 +104,41 @@ def test_a_group_closes_at_its_deadline_and_who_comes_later_is_late() -> None:
     assert groups.overdue(at(59)) == []
     assert groups.take(other, 11, at(60)) == [Gathered(10, (first,)), Opened(11), Gathered(11, (other,))]
     assert groups.take(second, 12, at(61)) == [Late(second)]
+
+
+def revised(trajectory: Trajectory, **changes: Any) -> Trajectory:
+    """The same rollout after late feedback."""
+    return trajectory.model_copy(update={"revision": 1, "trajectory_id": uuid4(), **changes})
+
+
+def test_a_revision_takes_its_rollouts_place_while_the_group_waits() -> None:
+    groups, (first, second) = WaitingGroups(), group("a", "b")
+    again = revised(first)
+    assert groups.take(first, 10, at(0)) == [Opened(10)]
+    assert groups.take(again, 11, at(1)) == []
+    assert groups.take(second, 12, at(2)) == [Gathered(10, (again, second))]
+
+
+def test_a_revision_after_the_ranking_changes_nothing_and_opens_nothing() -> None:
+    groups, (first, second) = WaitingGroups(), group("a", "b")
+    groups.take(first, 10, at(0))
+    groups.take(second, 11, at(1))
+    assert groups.take(revised(first), 12, at(2)) == [RevisedLate()]
+    restarted = WaitingGroups()
+    assert restarted.take(revised(first), 12, at(2)) == [RevisedLate()]
+    failed = revised(second, scored_by="outcome", outcome=Outcome.AGENT_FAILED)
+    assert restarted.take(failed, 13, at(3)) == [Late(failed)]
+    assert len(restarted) == 0
+
+
+@pytest.mark.parametrize("change", ["tenant", "run", "task"])
+def test_a_group_is_of_one_tenant_run_and_task(change: str) -> None:
+    groups, (first, second) = WaitingGroups(), group("a", "b")
+    other: Any = make_task(samples=2) if change == "task" else "other"
+    foreign = second.model_copy(update={change: other, "trajectory_id": uuid4()})
+    groups.take(first, 10, at(0))
+    assert groups.take(foreign, 11, at(1)) == [Foreign(foreign)]
+    assert groups.take(second, 12, at(2)) == [Gathered(10, (first, second))]
 
 
 @given(st.permutations(range(6)), st.lists(st.integers(0, 5), max_size=6))
@@ -194,6 +238,29 @@ async def test_a_ranking_may_be_a_part_of_a_composition(stub: JudgeStub) -> None
         pytest.approx(1 + 0.2),
         pytest.approx(0 + 0.8),
     ]
+
+
+FEEDBACK: dict[str, Any] = {"name": "feedback", "label": "fb", "weight": 0.1}
+
+
+async def test_feedback_counts_beside_a_ranking_and_too_late_it_takes_nothing_away(stub: JudgeStub) -> None:
+    both = {"name": "weighted", "params": {"of": [RULER, FEEDBACK]}}
+    bench, rollouts = Bench(stub), group("a", "aaa", reward=both)
+    thumb = RewardTerm(name="signal.thumb", value=1.0, weight=0.0)
+    rollouts = [one.model_copy(update={"final": [thumb]}) for one in rollouts]
+    before = REGISTRY.get_sample_value("leyden_reward_rankings_total", {"outcome": "revised_late"}) or 0.0
+    await bench.feed(*rollouts)
+    await bench.feed(revised(rollouts[0], final=[thumb, thumb]))
+    found = await bench.settled()
+    assert [found[one.rollout_id].reward for one in rollouts] == [
+        pytest.approx(0.1 + 0.1),
+        pytest.approx(0.3 + 0.1),
+    ]
+    assert len(bench.publisher.published) == 2
+    assert {one.revision for one in found.values()} == {0}
+    after = REGISTRY.get_sample_value("leyden_reward_rankings_total", {"outcome": "revised_late"})
+    assert after == before + 1
+    assert bench.processor.watermark() is None
 
 
 async def test_failures_and_exclusions_stay_as_they_are_and_are_not_shown(stub: JudgeStub) -> None:

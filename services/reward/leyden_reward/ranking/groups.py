@@ -1,7 +1,8 @@
 """Rollouts that wait for the others of their group: a pure state machine over one partition.
 
 A group closes when all its rollouts are there, scored or excluded, or at a deadline with those that are.
-Times are those of the log.
+A revision takes the place of its rollout while the group waits; as it always comes after the rollout, one of
+a rollout that is not in a waiting group comes too late. Times are those of the log.
 """
 
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from leyden_platform.messaging.recent import RecentIds
+from leyden_reward.scoring import is_pending
 from leyden_schemas import Trajectory
 
 
@@ -32,6 +34,18 @@ class Late:
 
 
 @dataclass(frozen=True, slots=True)
+class RevisedLate:
+    """A rollout that was compared before: what it was worth then stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Of another tenant, run or task than the group whose id it has."""
+
+    trajectory: Trajectory
+
+
+@dataclass(frozen=True, slots=True)
 class Gathered:
     """The rollouts of a group, in order of their index."""
 
@@ -39,14 +53,19 @@ class Gathered:
     rollouts: tuple[Trajectory, ...]
 
 
-Decision = Opened | Repeated | Late | Gathered
+Decision = Opened | Repeated | Late | RevisedLate | Foreign | Gathered
 
 
 @dataclass(slots=True)
 class _Waiting:
     offset: int
     deadline: datetime
+    first: Trajectory
     rollouts: dict[UUID, Trajectory] = field(default_factory=dict)
+
+    def is_for(self, other: Trajectory) -> bool:
+        first = self.first
+        return (first.tenant, first.run, first.task) == (other.tenant, other.run, other.task)
 
 
 class WaitingGroups:
@@ -73,13 +92,18 @@ class WaitingGroups:
         if trajectory.trajectory_id in self._seen:
             return [Repeated()]
         self._seen.add(trajectory.trajectory_id)
+        group = self._waiting.get(trajectory.group_id)
+        if trajectory.revision and (group is None or trajectory.rollout_id not in group.rollouts):
+            return [RevisedLate() if is_pending(trajectory) else Late(trajectory)]
         if trajectory.group_id in self._closed:
             return [Late(trajectory)]
         decisions: list[Decision] = []
-        group = self._waiting.get(trajectory.group_id)
         if group is None:
-            group = self._waiting[trajectory.group_id] = _Waiting(offset, now + self._deadline)
+            deadline = now + self._deadline
+            group = self._waiting[trajectory.group_id] = _Waiting(offset, deadline, trajectory)
             decisions.append(Opened(offset))
+        if not group.is_for(trajectory):
+            return [Foreign(trajectory)]
         group.rollouts[trajectory.rollout_id] = trajectory
         if len(group.rollouts) >= trajectory.task.samples:
             decisions.append(self._close(trajectory.group_id))

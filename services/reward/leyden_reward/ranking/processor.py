@@ -14,7 +14,16 @@ from leyden_platform.messaging import OffsetTracker, Publisher, Record
 from leyden_platform.messaging.logclock import LogClock
 from leyden_reward import metrics
 from leyden_reward.publishing import measure, publish
-from leyden_reward.ranking.groups import Decision, Gathered, Late, Opened, Repeated, WaitingGroups
+from leyden_reward.ranking.groups import (
+    Decision,
+    Foreign,
+    Gathered,
+    Late,
+    Opened,
+    Repeated,
+    RevisedLate,
+    WaitingGroups,
+)
 from leyden_reward.ranking.ranking import LATE, Ranking
 from leyden_reward.scoring import excluded, is_pending
 from leyden_schemas import Trajectory
@@ -85,6 +94,12 @@ class RankingProcessor:
                 metrics.RANKINGS.labels("late").inc()
                 self._tracker.begin(offset)
                 self._begin(offset, [trajectory], late=True)
+            case RevisedLate():
+                metrics.RANKINGS.labels("revised_late").inc()
+            case Foreign(trajectory):
+                metrics.RANKINGS.labels("other_task").inc()
+                ids = {"rollout_id": str(trajectory.rollout_id), "group_id": str(trajectory.group_id)}
+                log.warning("ranking_of_another_task", **ids, tenant=trajectory.tenant)
             case Gathered(first, rollouts):
                 metrics.RANKINGS.labels("ranked").inc(len(rollouts))
                 self._begin(first, rollouts)
