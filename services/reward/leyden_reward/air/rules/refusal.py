@@ -6,6 +6,7 @@ from leyden_platform.conversation import Turn
 from leyden_reward.air.rule import Rule, each
 
 _HEAD = 300
+# "I cannot help but admire it" and "I can't help noticing" refuse nothing.
 _SAYS_NO = re.compile(
     r"""\s*
     (?: (?:i['’]?m|i\ am)\ (?:(?:very|so|really|truly)\ )?sorry\b[^.!?\n]{0,60}?[,.]?\s*(?:but\ )?
@@ -17,8 +18,9 @@ _SAYS_NO = re.compile(
     i(?:['’]m|\ am)?\ ?
     (?: can['’]?t | cannot | can\ not | (?:not\ able|unable)\ to | won['’]?t | will\ not
       | (?:must|have\ to)\ decline\ to | refuse\ to
-    )\ (?:\w+\ ){0,2}?
-    (?: help|assist|comply|fulfil|fulfill|engage|participate|support|discuss|do\ that|do\ this )\b
+    )\ (?:(?!help\b)\w+\ ){0,2}?
+    (?: help(?!\ (?:but|it|myself|ourselves|(?!(?:any|every)thing|bring)\w+ing)\b)
+      | assist|comply|fulfil|fulfill|engage|participate|support|discuss|do\ that|do\ this )\b
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -6,10 +6,17 @@ from leyden_platform.conversation import Turn
 from leyden_reward.air.rule import Rule, each
 
 _HEAD = 300
+_CONTENT = r"""(?!\W*(?: thank|problem|worries|need|nothing|not\ at\ all|go\ ahead
+  | (?:i|we|you)(?:['’]?m|['’]?re|\ am|\ are)\ (?:good|fine|done|right|set)
+  | (?:(?:that|it)(?:['’]?s|\ is)|all|(?:it|that|everything)\ (?:looks|sounds|is)|(?:looks|sounds))
+    \ (?:all|it|fine|ok|okay|good|great|perfect|right|correct|well|set|done)\b))"""
+"""What goes on like this says no to an offer, not to the answer."""
+
 _CORRECTS = re.compile(
-    r"""\s*
-    (?: no[,.!:;](?!\s*(?:thank|problem|worries|need|that['’]?s\ (?:all|it|fine|ok)|i['’]?m\ (?:good|fine)))
-      | (?:nope|wrong|incorrect)\b
+    rf"""\s*
+    (?: (?:no[,.!:;]|nope\b){_CONTENT}
+      | (?:wrong|incorrect)
+        (?:\s*(?:[.,!:;?]|$)|\ \w+\s*(?:[.,!;?]|$)|\ (?:it|this|that|the|you|i|should|again|still)\b)
       | (?:that|this|it)(?:['’]s|\ is)\ (?:still\ )?
         (?:wrong|incorrect|not\ (?:right|correct|true|working|what|how))
       | still\ (?:wrong|broken|not)\b
