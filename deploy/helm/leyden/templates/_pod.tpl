@@ -39,6 +39,10 @@ capabilities: {drop: [ALL]}
     claimName: {{ include "leyden.claim" $root }}
 {{- end }}
 {{- end }}
+{{- if eq $name "learner" }}
+- name: shared-memory
+  emptyDir: {medium: Memory}
+{{- end }}
 {{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
 - name: user-code
   configMap: {name: {{ $root.Values.catalogue.existingConfigMap }}}
@@ -71,6 +75,9 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- if has $name (list "learner" "inference" "registry") }}
 - {name: checkpoints, mountPath: {{ $root.Values.checkpoints.mountPath }}, readOnly: {{ not (or (eq $name "learner") $root.Values.checkpoints.url) }}}
+{{- end }}
+{{- if eq $name "learner" }}
+- {name: shared-memory, mountPath: /dev/shm}
 {{- end }}
 {{- if and $root.Values.catalogue.existingConfigMap (has $name (list "runner" "reward")) }}
 - {name: user-code, mountPath: /app/user, readOnly: true}
