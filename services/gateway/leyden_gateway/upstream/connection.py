@@ -53,6 +53,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._closed = False
+        self._watch: asyncio.TimerHandle | None = None
+        """Outlives an exchange: one that fires too early is set again, which is rare and cheap."""
         self._reset()
 
     def _reset(self) -> None:
@@ -64,7 +66,6 @@ class Connection(asyncio.Protocol):
         self._wants_all = False
         self._failure: Exception | None = None
         self._head_size = 0
-        self._watch: asyncio.TimerHandle | None = None
         self._lingering: asyncio.TimerHandle | None = None
         self._until_closed = True
         self._keep_alive = False
@@ -89,7 +90,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._stall_timeout_s = stall_timeout_s
         self._touched = self._loop.time()
-        self._watch = self._loop.call_later(stall_timeout_s, self._look)
+        if self._watch is None:
+            self._watch = self._loop.call_later(stall_timeout_s, self._look)
         self._transport.write(request)
 
     async def head(self) -> None:
@@ -151,7 +153,8 @@ class Connection(asyncio.Protocol):
 
     def _finish(self) -> None:
         keep = self._keep_alive and not self._closed
-        self._cancel_timers()
+        if self._lingering is not None:
+            self._lingering.cancel()
         self._reset()
         if keep:
             self._owner.released(self)
@@ -165,6 +168,9 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> None:
         """The watch: silent for too long, unless it is we who made the server wait."""
+        self._watch = None
+        if self._parser is None:
+            return
         silent_s = self._loop.time() - self._touched
         if self._paused or silent_s < self._stall_timeout_s - 0.001:
             wait_s = self._stall_timeout_s if self._paused else self._stall_timeout_s - silent_s
