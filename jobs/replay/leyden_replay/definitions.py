@@ -16,6 +16,7 @@ from leyden_credit.estimators import Choice
 from leyden_credit.settings import CreditSettings
 from leyden_platform.settings import ServiceSettings
 from leyden_replay.roster import RewardChange
+from leyden_reward.session_settings import SessionSettings
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import RewardSpec
 from leyden_schemas.rewards import LIBRARY, leaves
@@ -114,9 +115,7 @@ def definitions(changes: Changes, **shared: Any) -> Definitions:
         rewards[changes.reward] = changes.reward
     path = [*(str(folder.resolve()) for folder in changes.path), *base.catalogue.path]
     change = _change(changes, rewards)
-    spec = base.sessions.session_reward
     reward = {
-        "sessions": base.sessions.model_copy(update={"session_reward": change.of(spec) if change else spec}),
         "catalogue": base.catalogue.model_copy(update={"path": path, "rewards": rewards}),
         "air_cap": changes.air_cap,
         "air_weights": changes.air_weights,
@@ -126,7 +125,15 @@ def definitions(changes: Changes, **shared: Any) -> Definitions:
         "estimators": None if changes.estimator is None else {},
         "air_weight": changes.air_weight,
     }
-    return Definitions(_changed(base, reward), _changed(CreditSettings(**shared), credit), change)
+    scored = _changed(base, reward)
+    if change:
+        scored = scored.model_copy(update={"sessions": _with_reward(scored.sessions, change)})
+    return Definitions(scored, _changed(CreditSettings(**shared), credit), change)
+
+
+def _with_reward(sessions: SessionSettings, change: RewardChange) -> SessionSettings:
+    """Unchecked, because what suits tasks need not suit sessions; those are excluded then, as tasks are."""
+    return sessions.model_copy(update={"session_reward": change.of(sessions.session_reward)})
 
 
 def _changed(settings: SettingsT, changes: Mapping[str, Any]) -> SettingsT:

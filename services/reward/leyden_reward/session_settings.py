@@ -1,5 +1,6 @@
 """Settings of sessions without a runner, and of people's feedback (``LEYDEN_REWARD_…``)."""
 
+import math
 from datetime import timedelta
 
 from pydantic import Field, field_validator
@@ -52,6 +53,9 @@ class SessionSettings(BaseSettings):
     @classmethod
     def _have_points(cls, scales: dict[str, dict[float, float]]) -> dict[str, dict[float, float]]:
         Feedback(scales=scales)
+        points = (number for scale in scales.values() for point in scale.items() for number in point)
+        if not all(map(math.isfinite, points)):
+            raise ValueError("values and rewards are finite numbers")
         return scales
 
     def rules(self) -> SessionRules:

@@ -1,8 +1,9 @@
 """Settings of the reward service (``LEYDEN_REWARD_…``)."""
 
+import math
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import CatalogueSettings, ServiceSettings
@@ -10,6 +11,7 @@ from leyden_reward.air.weights import problem_of
 from leyden_reward.rewards.judging.settings import JudgeSettings
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 from leyden_reward.session_settings import SessionSettings
+from leyden_schemas.rewards import LIBRARY, UnknownReward, leaves
 
 
 class RewardSettings(ServiceSettings):
@@ -99,6 +101,28 @@ class RewardSettings(ServiceSettings):
         default_factory=dict,
         description="Weight by signal name; signals not named are kept with weight 0. JSON.",
     )
+
+    @field_validator("signal_weights")
+    @classmethod
+    def _are_finite(cls, weights: dict[str, float]) -> dict[str, float]:
+        if infinite := sorted(name for name, weight in weights.items() if not math.isfinite(weight)):
+            raise ValueError(f"{', '.join(infinite)}: give a finite number")
+        return weights
+
+    @model_validator(mode="after")
+    def _session_reward_can_be_given(self) -> Self:
+        own = self.catalogue.rewards
+        try:
+            for _leaf in leaves(self.sessions.session_reward, own):
+                pass
+        except UnknownReward as error:
+            known = ", ".join(sorted({*LIBRARY, *own}))
+            raise ValueError(
+                f"session_reward: {error}; add it to LEYDEN_CATALOGUE_REWARDS or use one of {known}"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"session_reward: {error}") from None
+        return self
 
     @model_validator(mode="after")
     def _rules_fit(self) -> Self:

@@ -20,6 +20,7 @@ def run(*options: str) -> tuple[int, str]:
     return result.exit_code, " ".join(result.output.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("where", [NOWHERE, ()], ids=["a broker is named", "no stack runs"])
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -31,10 +32,13 @@ def run(*options: str) -> tuple[int, str]:
         (["--dry-run", "--lead-in", "soon"], "write a duration"),
         (["--dry-run", "--estimator", "groop"], "no estimator is named"),
         (["--dry-run", "--estimator", '{"name": "gigpo", "x": 1}'], "estimator gigpo"),
+        (["--dry-run", "--estimator", '{"name": ["grpo"]}'], "no estimator is named ['grpo']"),
+        (["--dry-run", "--estimator", '{"gamma": 0.5}'], "no estimator is named None"),
         (["--dry-run", "--estimator", "{"], "not JSON"),
         (["--dry-run", "--air-weights", "[]"], "write a JSON object"),
         (["--dry-run", "--air-weights", '{"nothing": 1}'], "nothing"),
         (["--dry-run", "--reward", "exact_mach"], "no reward is named"),
+        (["--dry-run", "--reward", "numerc"], "no reward is named"),
         (["--dry-run", "--reward", "numeric", "--params", '{"tolerence": 1}'], "tolerance"),
         (["--dry-run", "--params", "{}"], "which is missing"),
         (["--dry-run", "--set", "AIR=1"], "write LEYDEN_NAME=VALUE"),
@@ -42,11 +46,12 @@ def run(*options: str) -> tuple[int, str]:
     ],
 )
 def test_options_that_cannot_be_meant(
-    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], said: str, where: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LEYDEN_KAFKA_BOOTSTRAP", raising=False)
     before = dict(os.environ)
-    status, output = run(*options, *NOWHERE)
+    status, output = run(*options, *where)
     assert (status, said in output) == (2, True), output
     assert list(tmp_path.iterdir()) == []
     assert dict(os.environ) == before

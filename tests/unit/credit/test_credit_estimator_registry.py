@@ -51,6 +51,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
         chosen("ppo")
     with pytest.raises(ValueError, match="no estimator is named None"):
         chosen({"gamma": 0.5})
+    for name in (["grpo"], {"name": "grpo"}, 5, True):
+        with pytest.raises(ValueError, match=r"no estimator is named .*; choose one of dr_grpo"):
+            chosen({"name": name})
+    with pytest.raises(ValidationError, match=r"no estimator is named \['grpo'\]"):
+        CreditSettings(estimator={"name": ["grpo"]})
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,12 @@ def test_changes_go_before_the_services_settings(monkeypatch: pytest.MonkeyPatch
     assert found.change == RewardChange("exact_match")
 
 
+@pytest.mark.parametrize("reward", ["judge", "regex", "code:score"])
+def test_a_reward_that_does_not_suit_sessions_may_suit_tasks(reward: str) -> None:
+    found = definitions(Changes(reward=reward))
+    assert found.reward.sessions.session_reward.name == reward
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -1,5 +1,6 @@
 """Settings from the environment, and the errors that a wrong one gives."""
 
+import json
 from typing import Any
 
 import pytest
@@ -54,3 +55,52 @@ def test_rules_of_the_users_have_weights_too() -> None:
         catalogue=CatalogueSettings(rules={"mine": "code:rule"}),
     )
     assert settings.air_weights["mine"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        (
+            '{"name": "numerc"}',
+            "session_reward: reward 'numerc' is not known; add it to LEYDEN_CATALOGUE_REW",
+        ),
+        (
+            '{"name": "numeric", "params": {"tolerence": 1}}',
+            "session_reward: reward.params of numeric: toler",
+        ),
+        ('{"name": "judge", "params": {"rubric": 5}}', "session_reward: reward.params of judge: rubric"),
+        (
+            '{"name": "weighted", "params": {"of": [{"name": "oops"}]}}',
+            "session_reward: reward 'oops' is not",
+        ),
+        ('{"name": "weighted", "params": {"of": []}}', "session_reward: reward.params of weighted: of"),
+    ],
+)
+def test_a_reward_of_sessions_that_cannot_be_given_ends_the_start(
+    monkeypatch: pytest.MonkeyPatch, reward: str, said: str
+) -> None:
+    monkeypatch.setenv("LEYDEN_REWARD_SESSION_REWARD", reward)
+    with pytest.raises(ValidationError, match=said):
+        RewardSettings()
+
+
+def test_a_reward_of_sessions_may_be_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [{"name": "mine", "params": {"any": 1}}, {"name": "feedback"}]
+    reward = {"name": "weighted", "params": {"of": parts}}
+    monkeypatch.setenv("LEYDEN_CATALOGUE_REWARDS", '{"mine": "code:score"}')
+    monkeypatch.setenv("LEYDEN_REWARD_SESSION_REWARD", json.dumps(reward))
+    assert RewardSettings().sessions.rules().reward.name == "weighted"
+
+
+@pytest.mark.parametrize("weight", ["Infinity", "-Infinity", "NaN"])
+def test_weights_of_signals_are_finite(monkeypatch: pytest.MonkeyPatch, weight: str) -> None:
+    monkeypatch.setenv("LEYDEN_REWARD_SIGNAL_WEIGHTS", f'{{"thumb": 1, "x": {weight}}}')
+    with pytest.raises(ValidationError, match="x: give a finite number"):
+        RewardSettings()
+
+
+@pytest.mark.parametrize("scale", ['{"-1": NaN, "1": 1}', '{"-1": 0, "Infinity": 1}'])
+def test_scales_of_feedback_are_finite(monkeypatch: pytest.MonkeyPatch, scale: str) -> None:
+    monkeypatch.setenv("LEYDEN_REWARD_FEEDBACK_SCALES", f'{{"thumb": {scale}}}')
+    with pytest.raises(ValidationError, match="finite number"):
+        RewardSettings()

@@ -139,9 +139,11 @@ def replay(
         raise typer.BadParameter("name the stream to write, or give --dry-run", param_hint="--into")
     name = into or "dry-run"
     with needs("replay"), _environment(setting or [], None if kafka else directory), _plain_errors():
+        from leyden_platform.settings import KafkaSettings
         from leyden_replay import report
         from leyden_replay.tables import headline
 
+        connection = _connection(kafka, directory)
         request = _request(
             {
                 "name": name,
@@ -163,8 +165,10 @@ def replay(
                 else estimator,
                 "air_weight": air_weight,
             },
-            _connection(kafka, directory),
+            connection or KafkaSettings(),
         )
+        if connection is None:
+            raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --kafka host:port")
         folder = reports / f"replay-{name}"
         report.prepare(folder)
         try:
@@ -247,8 +251,8 @@ def _json(text: str | None, option: str) -> Any:
     return value
 
 
-def _connection(kafka: str | None, directory: Path) -> "KafkaSettings":
-    """The broker named, or the embedded one of a local stack, which has no idempotent producer."""
+def _connection(kafka: str | None, directory: Path) -> "KafkaSettings | None":
+    """The broker named, or the embedded one of a local stack, which has no idempotent producer; else None."""
     from leyden_platform.settings import KafkaSettings
 
     settings = KafkaSettings()
@@ -256,7 +260,7 @@ def _connection(kafka: str | None, directory: Path) -> "KafkaSettings":
         return settings.model_copy(update={"bootstrap": kafka})
     if state := local_stack(directory):
         return settings.model_copy(update={"bootstrap": state.endpoints.kafka, "idempotent": False})
-    raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --kafka host:port")
+    return None
 
 
 @contextmanager

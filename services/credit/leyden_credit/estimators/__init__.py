@@ -31,7 +31,7 @@ def chosen(choice: str | Mapping[str, Any]) -> Estimator:
     parameters = {"name": choice} if isinstance(choice, str) else dict(choice)
     name = parameters.pop("name", None)
     estimators = known()
-    if name not in estimators:
+    if not isinstance(name, str) or name not in estimators:
         raise ValueError(f"no estimator is named {name!r}; choose one of {', '.join(estimators)}")
     try:
         return estimators[name](**parameters)
