@@ -108,6 +108,12 @@ class PythonTests(RewardParams):
     tests: Text | list[Text] | None = Field(
         default=None, description="Python, in one piece or several; the reference, unless given."
     )
+    entry_point: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="What a check(candidate) in the tests is called with, such as a function's name.",
+    )
     partial: bool = Field(default=False, description="The share of tests passed, instead of all or nothing.")
     cpu_s: float = Field(default=10.0, gt=0, le=120, description="Computing time of all tests together.")
     memory_mb: int = Field(default=512, ge=64, le=8192)

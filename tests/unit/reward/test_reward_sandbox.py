@@ -14,7 +14,7 @@ import pytest
 from leyden_platform.testing.rollouts import make_task, make_trajectory
 from leyden_reward.rewards.sandbox import inside
 from leyden_reward.rewards.sandbox.python_tests import PythonTestsReward, summary
-from leyden_reward.rewards.sandbox.sandbox import INSIDE, Sandbox, SandboxFailed, interpreter
+from leyden_reward.rewards.sandbox.sandbox import INSIDE, PROGRAMS, Sandbox, SandboxFailed, interpreter
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 from leyden_reward.rewards.verdict import Graded, Reason, Refused
 from leyden_schemas import RewardSpec
@@ -160,6 +160,7 @@ def test_an_ordinary_user_is_isolated_too() -> None:
         "code": "import socket",
         "pieces": ["socket.create_connection(('127.0.0.1', 1), timeout=2)", "assert socket"],
         "cpu_s": 5, "wall_s": 20, "memory_mb": 256, "stop_early": False, "require_isolation": True,
+        "entry_point": None, **PROGRAMS,
     }  # fmt: skip
     program = INSIDE.read_text()
     done = subprocess.run(

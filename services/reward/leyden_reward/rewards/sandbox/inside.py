@@ -1,9 +1,10 @@
 """What runs in the sandbox: this file alone, by path, with nothing of ours to import.
 
-Reads one JSON object from standard input (``code``, ``pieces``, limits), isolates itself as far as the kernel
-lets it, then gives every piece of tests a process of its own, and writes one JSON object: whether it is
-isolated, and what each piece came to. A result counts only with a word that is drawn anew each time; code
-that digs through the memory of its own process can find it.
+Reads one JSON object from standard input (``code``, ``pieces``, limits, the text of ``plans.py`` and of
+``running.py``), looks at the tests, isolates itself as far as the kernel lets it, then gives every piece of
+tests a process of its own, and writes one JSON object: whether it is isolated, and what each piece came to. A
+result counts only with a word that is drawn anew each time; code that digs through the memory of its own
+process can find it.
 """
 
 import contextlib
@@ -17,9 +18,7 @@ import select
 import signal
 import sys
 import time
-import traceback
-import unittest
-from collections.abc import Callable
+from io import FileIO
 from typing import Any
 
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
@@ -28,30 +27,41 @@ NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 NOBODY = 65534
 MB = 1024 * 1024
-MOST_TEXT = 2_000
 LEAST = 0.05
 """The share of the computing time below which no further piece is begun."""
-STARVED = 0.1
-"""Who computed for so much of the time that it had, and was not done, waited for our processors."""
+STARVED, LAST = 0.5, 0.25
+"""Who computed for over half of its computing time, and in the last quarter by the clock not less than half
+as much as before, waited for our processors when the clock ended it; who slept in the end did not."""
 
 Job = dict[str, Any]
-Case = list[Any]
-"""A test's name, and what went wrong with it, if anything."""
 
 
 def main() -> None:
     """Isolate, run, report."""
     job = json.load(sys.stdin)
+    report = planned(job)
+    job["runner"] = loaded(job["running"])
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     isolated = isolate(libc)
-    report: dict[str, Any] = {"isolated": isolated, "pieces": []}
-    if isolated or not job["require_isolation"]:
+    report["isolated"] = isolated
+    if report["fault"] is None and (isolated or not job["require_isolation"]):
         job["isolated"] = isolated
         report["pieces"] = in_namespace(job) if isolated else run_all(job)
     sys.stdout.write(json.dumps(report))
     sys.stdout.flush()
     os._exit(0)
+
+
+def planned(job: Job) -> Job:
+    """Note of what kind the pieces are; the report so far, with the fault of one that tests nothing."""
+    plans = loaded(job["plans"])
+    report: Job = {"fault": None, "pieces": []}
+    try:
+        job["kinds"] = [plans["kind_of"](piece, job["entry_point"]) for piece in job["pieces"]]
+    except plans["Fault"] as fault:
+        report["fault"] = str(fault)
+    return report
 
 
 def isolate(libc: ctypes.CDLL) -> bool:
@@ -93,13 +103,13 @@ def in_namespace(job: Job) -> list[Any]:
 def run_all(job: Job) -> list[Any]:
     """What each piece came to, one after the other; they share the computing time."""
     deadline, results = time.monotonic() + job["wall_s"], []
-    for piece in job["pieces"]:
+    for piece, kind in zip(job["pieces"], job["kinds"], strict=True):
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         left_s = job["cpu_s"] - used.ru_utime - used.ru_stime
         if left_s <= LEAST * job["cpu_s"] or time.monotonic() >= deadline:
             results.append({"problem": "the time was used up before"})
             continue
-        results.append(run_piece(job, piece, left_s, deadline))
+        results.append(run_piece(job, piece, kind, left_s, deadline))
         if job["stop_early"] and not passed(results[-1]):
             break
     return results
@@ -110,29 +120,46 @@ def passed(result: Job) -> bool:
     return "cases" in result and all(problem is None for _, problem in result["cases"])
 
 
-def run_piece(job: Job, piece: str, cpu_s: float, deadline: float) -> Job:
+def run_piece(job: Job, piece: str, kind: str, cpu_s: float, deadline: float) -> Job:
     """Run one piece in a process of its own, killed with all its children at the end of its time."""
-    word, (source, sink), began = secrets.token_hex(16), os.pipe(), time.monotonic()
+    word, (source, sink) = secrets.token_hex(16), os.pipe()
     if (child := os.fork()) == 0:
         os.setsid()
         os.dup2(sink, 3)
         os.closerange(4, 4096)
         limit(job, cpu_s)
         try:
-            cases = test(job["code"], piece)
+            cases = job["runner"]["test"](job["code"], piece, kind, job["entry_point"])
             with os.fdopen(3, "w") as pipe:
                 pipe.write(json.dumps({"word": word, "cases": cases}) + "\n")
         finally:
             os._exit(0)
     os.close(sink)
-    text, late = read(source, deadline)
+    with os.fdopen(source, "rb", buffering=0) as pipe:
+        text, late, starved = watched(pipe, child, cpu_s, deadline)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
-    _, status, used = os.wait4(child, 0)
-    starved = late and used.ru_utime + used.ru_stime > STARVED * (time.monotonic() - began)
+    _, status = os.waitpid(child, 0)
     return {"starved": True} if starved else told(text, word, late, status)
+
+
+def watched(pipe: FileIO, child: int, cpu_s: float, deadline: float) -> tuple[bytes, bool, bool]:
+    """What the child writes, whether its time passed before that, and whether that is our fault."""
+    text, late = read(pipe, deadline - LAST * (deadline - time.monotonic()))
+    if not late:
+        return text, False, False
+    before_s = computed_s(child)
+    more, late = read(pipe, deadline)
+    in_all_s = computed_s(child)
+    busy = in_all_s > STARVED * cpu_s and in_all_s - before_s > STARVED * LAST * in_all_s
+    return text + more, late, late and busy
+
+
+def computed_s(child: int) -> float:
+    """The computing time of a process that was not waited for yet, by its clock in the kernel."""
+    return time.clock_gettime((~child << 3) | 2)
 
 
 def told(text: bytes, word: str, late: bool, status: int) -> Job:
@@ -171,63 +198,25 @@ def limit(job: Job, cpu_s: float) -> None:
         os.dup2(nothing, stream)
 
 
-def read(source: int, deadline: float) -> tuple[bytes, bool]:
+def read(pipe: FileIO, deadline: float) -> tuple[bytes, bool]:
     """The line that is written until the end or the deadline, and whether that passed."""
     chunks: list[bytes] = []
     size = 0
-    with os.fdopen(source, "rb", buffering=0) as pipe:
-        while (left := deadline - time.monotonic()) > 0 and size < MB:
-            ready, _, _ = select.select([pipe], [], [], left)
-            chunk = pipe.read(65536) if ready else b""
-            chunks.append(chunk)
-            size += len(chunk)
-            if ready and (not chunk or chunk.endswith(b"\n")):
-                return b"".join(chunks), False
+    while (left := deadline - time.monotonic()) > 0 and size < MB:
+        ready, _, _ = select.select([pipe], [], [], left)
+        chunk = pipe.read(65536) or b"" if ready else b""
+        chunks.append(chunk)
+        size += len(chunk)
+        if ready and (not chunk or chunk.endswith(b"\n")):
+            return b"".join(chunks), False
     return b"".join(chunks), True
 
 
-def test(code: str, piece: str) -> list[Case]:
-    """Run the code, then the piece: its TestCases and test functions, or itself if it has none of either."""
-    space: dict[str, Any] = {"__name__": "solution"}
-    problem = attempt(lambda: exec(compile(code, "solution.py", "exec"), space))
-    if problem:
-        return [["solution.py", problem]]
-    known = set(space)
-    problem = attempt(lambda: exec(compile(piece, "tests.py", "exec"), space))
-    if problem:
-        return [["tests.py", problem]]
-    found = {name: value for name, value in space.items() if name not in known}
-    cases = [case for value in found.values() for case in unit_tests(value)]
-    for name, value in found.items():
-        if name.startswith("test") and callable(value) and not isinstance(value, type):
-            cases.append([name, attempt(value)])
-    return cases or [["tests.py", None]]
-
-
-def unit_tests(value: object) -> list[Case]:
-    """What the tests of a TestCase came to; nothing for anything else."""
-    if not (isinstance(value, type) and issubclass(value, unittest.TestCase)):
-        return []
-    cases: list[Case] = []
-    for one in unittest.defaultTestLoader.loadTestsFromTestCase(value):
-        result = unittest.TestResult()
-        one(result)
-        wrong = [text for _, text in result.failures + result.errors] + [
-            "unexpected success" for _ in result.unexpectedSuccesses
-        ]
-        cases.append([str(one), "\n".join(wrong)[-MOST_TEXT:] or None])
-    return cases
-
-
-def attempt(call: Callable[[], object]) -> str | None:
-    """What went wrong in a call, None if nothing did."""
-    try:
-        call()
-    except BaseException as error:  # noqa: BLE001 - agents' code: whatever it raises is the result
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if not frame.filename.startswith("/")]
-        return f"{type(error).__name__}: {str(error)[:500]} ({', '.join(lines[-3:])})"
-    return None
+def loaded(text: str) -> dict[str, Any]:
+    """What a program defines, in a module that has no name for agents' code to find it by."""
+    space: dict[str, Any] = {"__name__": "sandbox"}
+    exec(compile(text, "/sandbox", "exec"), space)
+    return space
 
 
 if __name__ == "__main__":

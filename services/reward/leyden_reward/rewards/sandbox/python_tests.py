@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from leyden_reward.rewards.library.texts import code_in, reference_of, written
-from leyden_reward.rewards.sandbox.sandbox import Job, Sandbox, SandboxFailed
+from leyden_reward.rewards.sandbox.sandbox import Job, Sandbox, SandboxFailed, TestsFault
 from leyden_reward.rewards.verdict import MAX_FEEDBACK, Graded, Reason, Refused, Verdict
 from leyden_schemas import RewardTerm, Trajectory
 from leyden_schemas.rewards import PythonTests, params_of
@@ -28,11 +28,17 @@ class PythonTestsReward:
         code = code_in(written(trajectory.output))
         if len(code) > _MOST_CODE:
             return _graded(0.0, f"the code is longer than {_MOST_CODE} characters")
-        job = Job(code, pieces, params.cpu_s, params.memory_mb, stop_early=not params.partial)
+        job = Job(
+            code, pieces, params.cpu_s, params.memory_mb, not params.partial, entry_point=params.entry_point
+        )
         try:
             results = await self._sandbox.run(job)
+        except TestsFault as error:
+            return Refused(Reason.PARAMS, f"python_tests: the tests: {error}")
         except (SandboxFailed, OSError) as error:
             return Refused(Reason.SANDBOX_UNAVAILABLE, str(error))
+        if not all(result.get("cases", True) for result in results):
+            return Refused(Reason.PARAMS, "python_tests: the tests: none of them was to be run")
         share, feedback = summary(results, len(pieces))
         return _graded(share if params.partial else float(share == 1.0), feedback)
 

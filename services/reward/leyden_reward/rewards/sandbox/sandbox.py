@@ -18,6 +18,8 @@ from leyden_reward.rewards.sandbox.settings import SandboxSettings
 
 log = structlog.get_logger(__name__)
 INSIDE = Path(__file__).with_name("inside.py")
+PROGRAMS = {name: INSIDE.with_name(f"{name}.py").read_text() for name in ("plans", "running")}
+"""What runs within, as text: who gave up root's rights may not be able to read our files."""
 _WALL_FOLD, _LEAST_WALL_S = 4.0, 10.0
 _START_S = 30.0
 _MOST_BYTES = 4 * 1024 * 1024
@@ -26,6 +28,10 @@ _SYSTEM_PYTHON = Path("/usr/bin/python3")
 
 class SandboxFailed(Exception):
     """The code was not run to its end for a reason that is ours, not its own; the text says what to do."""
+
+
+class TestsFault(Exception):
+    """The tests of a job cannot tell right code from wrong; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class Job:
     cpu_s: float
     memory_mb: int
     stop_early: bool = True
+    entry_point: str | None = None
 
     @property
     def wall_s(self) -> float:
@@ -55,7 +62,7 @@ class Sandbox:
     async def run(self, job: Job) -> list[dict[str, Any]]:
         """What each piece came to: ``cases``, pairs of a name and a problem or None, or one ``problem``.
 
-        Raises ``SandboxFailed``.
+        Raises ``SandboxFailed`` and ``TestsFault``.
         """
         async with self._room:
             with tempfile.TemporaryDirectory(prefix="leyden-sandbox-", ignore_cleanup_errors=True) as folder:
@@ -68,6 +75,8 @@ class Sandbox:
                     "the kernel grants no namespaces here; allow unprivileged user namespaces, or set "
                     "LEYDEN_REWARD_SANDBOX_REQUIRE_ISOLATION=false"
                 )
+        if report["fault"] is not None:
+            raise TestsFault(report["fault"])
         pieces: list[dict[str, Any]] = report["pieces"]
         if any("starved" in piece for piece in pieces):
             raise SandboxFailed("the machine is too busy to run tests; lower LEYDEN_REWARD_SANDBOX_COUNT")
@@ -113,6 +122,8 @@ class Sandbox:
             "wall_s": job.wall_s,
             "memory_mb": job.memory_mb,
             "stop_early": job.stop_early,
+            "entry_point": job.entry_point,
+            **PROGRAMS,
             "require_isolation": self._settings.require_isolation,
         }
         return json.dumps(order).encode()
