@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,3 +181,23 @@ def test_grafana_finds_the_dashboard_where_compose_mounts_it(root: Path) -> None
 def test_this_environment_can_import_what_it_checks() -> None:
     """Guards the guard: the registry of metrics is not empty."""
     assert sum(name.startswith("leyden_") for name in REGISTRY._names_to_collectors) > 50, sys.path
+
+
+def test_every_alert_has_a_case_in_which_it_fires(root: Path, rules: list[dict[str, Any]]) -> None:
+    cases = yaml.safe_load((root / "tests/data/alerts_test.yml").read_text())["tests"]
+    checks = [check for case in cases for check in case["alert_rule_test"]]
+    fired = {check["alertname"] for check in checks if check["exp_alerts"]}
+    assert fired == {rule["alert"] for rule in rules}
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+def test_alerts_fire_when_they_must(root: Path) -> None:
+    tested = subprocess.run(
+        ["promtool", "test", "rules", "tests/data/alerts_test.yml"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert tested.returncode == 0, tested.stdout + tested.stderr
