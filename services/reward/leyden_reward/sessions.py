@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from leyden_platform.conversation import turns
 from leyden_reward.feedback import REWARD, SCALES
-from leyden_reward.rewards.judging.client import ROLE
+from leyden_reward.rewards.judging.client import is_own_call
 from leyden_schemas import (
     CompletionRecorded,
     CompletionStatus,
@@ -51,7 +51,9 @@ def opens(event: CompletionRecorded) -> bool:
     Not with an error, which answered nobody; nor with a call that names no session and is not to a policy
     (embeddings): it would be a session by itself that nobody can ever train on. Nor with a call of our judge.
     """
-    if event.mode is not Mode.PRODUCTION or event.status is CompletionStatus.ERROR or event.agent == ROLE:
+    if event.mode is not Mode.PRODUCTION or event.status is CompletionStatus.ERROR:
+        return False
+    if is_own_call(event.agent, event.session):
         return False
     return event.session is not None or (event.operation is None and event.untrainable != "external")
 

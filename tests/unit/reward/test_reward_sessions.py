@@ -95,11 +95,26 @@ def test_what_the_agent_said_last_is_the_output_that_nobody_named() -> None:
         ({"status": "error"}, Drop.NOT_A_CONVERSATION),
         ({"session": None, "operation": "embeddings"}, Drop.NOT_A_CONVERSATION),
         ({"session": None, "untrainable": "external"}, Drop.NOT_A_CONVERSATION),
-        ({"agent": "judge", "untrainable": "external"}, Drop.NOT_A_CONVERSATION),
+        ({"agent": "judge", "session": f"judge-{UUID(int=7)}"}, Drop.NOT_A_CONVERSATION),
+        ({"agent": "judge", "session": f"ruler-{UUID(int=7)}"}, Drop.NOT_A_CONVERSATION),
     ],
 )
 def test_what_opens_no_session(changes: dict[str, Any], reason: Drop) -> None:
     assert assembly().take(Session().asked(**changes), 0, at(0)) == [Dropped(reason)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"agent": "judge"},
+        {"agent": "judge", "session": "judge-dredd"},
+        {"agent": "judge", "session": None},
+        {"agent": "main", "session": f"judge-{UUID(int=7)}"},
+        {"agent": "judge", "session": f"judge-{UUID(int=7)}-2"},
+    ],
+)
+def test_a_users_agent_may_be_called_judge(changes: dict[str, Any]) -> None:
+    assert assembly().take(Session().asked(**changes), 0, at(0))[0] == Opened(0)
 
 
 def test_a_call_to_another_model_is_part_of_a_session_that_is_named() -> None:

@@ -5,6 +5,7 @@ the reason that excludes the rollout.
 """
 
 import asyncio
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,9 +24,16 @@ from leyden_reward.rewards.verdict import Reason
 
 T = TypeVar("T")
 ROLE = "judge"
-"""The agent role that the judge's calls are recorded under."""
+"""The agent role that the judge's calls are recorded under; a user's agent may have it too."""
+_ABOUT = re.compile(r"(?:judge|ruler)-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Sessions that the judge's calls are recorded under: by the rollout, or group, that they are about."""
 _MOST_RETRY_AFTER_S = 30.0
 _REMEMBERED = 10_000
+
+
+def is_own_call(agent: str, session: str | None) -> bool:
+    """Whether a recorded call was made here."""
+    return agent == ROLE and session is not None and _ABOUT.fullmatch(session) is not None
 
 
 class JudgeFailed(Exception):
