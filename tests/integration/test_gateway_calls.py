@@ -339,6 +339,18 @@ async def test_the_client_library_reports_our_errors(gateway: Gateway) -> None:
     assert len(await gateway.log_now(claims.rollout_id)) == 1
 
 
+async def test_constrained_answers_pass_and_are_not_trained_on(gateway: Gateway, stub: VllmStub) -> None:
+    claims = gateway.claims()
+    client = gateway.client(claims)
+    schema = {"type": "object"}
+    for extra in ({"guided_json": schema}, {}):
+        await client.chat.completions.create(model="m", messages=HELLO, extra_body=extra)
+    assert stub.requests[0]["guided_json"] == schema
+    constrained, free = await gateway.completions(claims.rollout_id, count=2)
+    assert (constrained.untrainable, free.untrainable) == ("guided_decoding", None)
+    assert constrained.token_ids == free.token_ids
+
+
 async def test_alternatives_are_charged_to_the_budget(gateway: Gateway, stub: VllmStub) -> None:
     claims = gateway.claims(max_completions=3)
     client = gateway.client(claims)

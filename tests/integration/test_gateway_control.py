@@ -110,6 +110,20 @@ async def test_the_model_names_policy_and_role(gateway: Gateway) -> None:
     assert [r.agent for r in await gateway.completions(claims.rollout_id)] == ["critic"]
 
 
+@pytest.mark.parametrize("named", [{}, {"model": None}, {"model": ""}, {"model": 5}])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/embeddings"])
+async def test_a_request_without_a_model_is_told_so(
+    gateway: Gateway, path: str, named: dict[str, Any]
+) -> None:
+    headers = {"authorization": f"Bearer {KEY}"}
+    body = {"messages": HELLO, "input": "hi", "max_tokens": 9, **named}
+    async with httpx.AsyncClient(timeout=30) as caller:
+        answer = await caller.post(f"{gateway.url}{path}", headers=headers, json=body)
+    assert answer.status_code == 400
+    assert "names no model" in answer.json()["error"]["message"]
+    assert answer.json()["error"].get("param", "model") == "model"
+
+
 async def test_a_trusted_key_names_the_rollout(gateway: Gateway) -> None:
     rollout_id = uuid4()
     headers = {"x-leyden-rollout-id": str(rollout_id), "x-leyden-attempt": "3", "x-leyden-agent": "helper"}

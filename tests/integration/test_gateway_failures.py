@@ -1,6 +1,7 @@
 """When something is wrong: bad callers, bad replicas, hang-ups, and a log that does not answer."""
 
 import asyncio
+import gzip
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -98,6 +99,27 @@ async def test_bodies_that_are_not_requests(gateway: Gateway, stub: VllmStub, co
     (record,) = await gateway.completions(claims.rollout_id)
     assert (record.status, record.untrainable) == (CompletionStatus.ERROR, "invalid_request")
     assert not stub.requests
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content"),
+    [("gzip", gzip.compress(b'{"messages": []}')), ("GZIP", b"{}"), ("br", b"{}"), ("identity, gzip", b"{}")],
+)
+async def test_a_compressed_body_is_refused_by_its_encoding(
+    gateway: Gateway, stub: VllmStub, encoding: str, content: bytes
+) -> None:
+    claims = gateway.claims()
+    answer = await gateway.post(claims, content=content, headers={"content-encoding": encoding})
+    assert error_of(answer) == (415, "unsupported_encoding")
+    assert f"{encoding.lower()!r}" in answer.json()["error"]["message"]
+    assert answer.headers["accept-encoding"] == "identity"
+    assert (await gateway.completions(claims.rollout_id))[0].untrainable == "unsupported_encoding"
+    assert not stub.requests
+
+
+async def test_a_body_may_say_that_it_is_not_encoded(gateway: Gateway) -> None:
+    headers = {"content-encoding": "identity"}
+    assert (await gateway.post(gateway.claims(), {"messages": HELLO}, headers=headers)).status_code == 200
 
 
 async def chunked(size: int) -> AsyncIterator[bytes]:

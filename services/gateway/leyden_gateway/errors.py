@@ -82,6 +82,16 @@ class BodyTooLarge(ApiError):
     status, type, reason = 413, "invalid_request_error", "request_too_large"
 
 
+class EncodingNotSupported(ApiError):
+    """The request's body is compressed."""
+
+    status, type, reason = 415, "invalid_request_error", "unsupported_encoding"
+
+    def headers(self) -> dict[str, str]:
+        """What is accepted (RFC 9110, 15.5.16)."""
+        return {"accept-encoding": "identity", **super().headers()}
+
+
 class BodyTimedOut(ApiError):
     """The caller stopped sending in the middle of its request."""
 

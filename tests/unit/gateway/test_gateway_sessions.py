@@ -28,6 +28,7 @@ NAME = TypeAdapter(Name)
         (f"/rollouts/{ID}/attempts/2/", Named(UUID(ID), 2), "/"),
         (f"//rollouts/{ID.upper()}/attempts/12//v1/x", Named(UUID(ID), 12), "/v1/x"),
         ("/sessions/chat%207/v1/messages", Named(session="chat 7"), "/v1/messages"),
+        ("/sessions/caf%C3%A9/v1/m", Named(session="café"), "/v1/m"),
         ("/sessions/a%2Fb/agents/x%3Ay/v1/m", Named(agent="x:y", session="a/b"), "/v1/m"),
         ("/elsewhere", NOTHING, "/elsewhere"),
         ("", NOTHING, ""),
@@ -49,6 +50,10 @@ def test_paths(path: str, scope: Named, rest: str) -> None:
         ("/rollouts", "a rollout's path is"),
         (f"/rollouts/{ID}/attempts/1/agents/the%20critic/v1/x", "not an agent"),
         ("/sessions/%00/v1/x", "not a session"),
+        ("/sessions/%ff/v1/x", "'%ff' in the path is not a session: .* percent-encoded UTF-8"),
+        ("/sessions/a%fe/v1/x", "not a session"),
+        ("/sessions/%C3/v1/x", "not a session"),
+        (f"/rollouts/{ID}/attempts/1/agents/a%ff/v1/x", "not an agent"),
         ("/sessions", "a session's path is"),
     ],
 )
@@ -82,7 +87,13 @@ def test_agents_have_the_names_that_schemas_accept(text: str) -> None:
 
 def test_baggage_is_percent_decoded_and_loses_its_properties() -> None:
     members = baggage("a = x%20y ;ttl=3;flag,b=1%2C2, c=%ff ,d,=e,a=last")
-    assert members == {"a": "last", "b": "1,2", "c": "\ufffd", "": "e"}
+    assert members == {"a": "last", "b": "1,2", "": "e"}
+
+
+@pytest.mark.parametrize("session", ["%ff", "%fe", "a%c3"])
+def test_a_session_of_the_baggage_that_is_not_utf_8_is_passed_over(session: str) -> None:
+    raw = f"leyden.session={session},leyden.agent=critic"
+    assert named_by_baggage({b"baggage": raw.encode()}) == Named(agent="critic")
 
 
 def test_baggage_names_every_part() -> None:

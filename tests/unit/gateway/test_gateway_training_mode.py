@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden_gateway.exchange.fields import encode, of
-from leyden_gateway.exchange.training_mode import FORCED, REMOVED, Prepared, Wants, prepare, untouched
+from leyden_gateway.exchange.training_mode import (
+    CONSTRAINTS,
+    FORCED,
+    REMOVED,
+    Prepared,
+    Wants,
+    prepare,
+    untouched,
+)
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import Protocol, Sampling, SamplingUsed, Split
 
@@ -98,6 +106,41 @@ def test_both_names_of_the_token_limit_are_bounded(both: dict[str, int]) -> None
     assert used(prepared).overridden == {name: asked for name, asked in both.items() if asked == 100}
 
 
+@pytest.mark.parametrize("split", [Split.TRAIN, Split.EVAL, None])
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        {"guided_json": {"type": "object"}},
+        {"guided_regex": "[0-9]+"},
+        {"guided_choice": ["a", "b"]},
+        {"guided_grammar": "root ::= 'a'"},
+        {"guided_json_object": True},
+        {"structured_outputs": {"json": {"type": "object"}}},
+        {"structural_tag": {"structures": []}},
+        {"regex": "[0-9]+"},
+        {"ebnf": "root ::= 'a'"},
+    ],
+)
+def test_constraints_pass_and_are_not_trained_on(constraint: dict[str, Any], split: Split | None) -> None:
+    whose = claims(split) if split else None
+    prepared = prepared_of({"messages": [], **constraint}, whose)
+    assert prepared.untrainable == "guided_decoding"
+    assert body(prepared).items() >= constraint.items()
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"guided_json": None, "guided_choice": [], "guided_json_object": False, "structured_outputs": {}},
+        {"response_format": {"type": "json_object"}},
+        {"guided_decoding_backend": "outlines"},
+    ],
+)
+def test_what_constrains_nothing_is_trained_on(request_: dict[str, Any]) -> None:
+    assert prepared_of({"messages": [], **request_}, claims(Split.TRAIN)).untrainable is None
+
+
 def test_evaluation_fills_what_is_missing_only() -> None:
     filled = prepared_of({}, claims(Split.EVAL, temperature=0.0, max_tokens=9))
     assert body(filled) == {"temperature": 0.0, "max_tokens": 9, **CAPTURE}
@@ -181,6 +224,7 @@ NAMES = st.sampled_from(
         "prompt",
         *FORCED,
         *REMOVED,
+        *CONSTRAINTS,
     ]
 )
 

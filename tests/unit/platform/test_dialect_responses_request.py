@@ -317,8 +317,15 @@ USER = {"role": "user", "content": "hi"}
         (
             {"tools": [CLOCK, {"type": "web_search"}]},
             "tools[1].type",
-            "give the agent a tool of type function",
+            "which OpenAI's servers run themselves: give the agent a tool of type function",
         ),
+        ({"tools": [{"type": "web_search_preview"}]}, "tools[0].type", "OpenAI's servers run themselves"),
+        (
+            {"tools": [{"type": "custom", "name": "code"}]},
+            "tools[0].type",
+            "which replicas do not know: give the agent a tool of type function",
+        ),
+        ({"tools": [{"type": "local_shell"}]}, "tools[0].type", "which replicas do not know"),
         ({"tools": [{"name": "x"}]}, "tools[0].type", "a string"),
         ({"tool_choice": "required"}, "tool_choice", "`tools` is empty"),
         ({"tools": [CLOCK], "tool_choice": "any"}, "tool_choice", "auto, none, required"),

@@ -6,6 +6,9 @@ from leyden_platform.dialects.errors import UnsupportedRequest
 from leyden_platform.dialects.responses_checks import object_at, object_of, objects_at, place, text_of
 from leyden_schemas import JsonObject
 
+_OF_SERVERS = ("web_search", "file_search", "code_interpreter", "image_generation", "mcp", "tool_search")
+"""Tools that OpenAI's servers run; types of later versions begin like these."""
+
 
 def tools_of(request: JsonObject) -> JsonObject:
     """The chat request's ``tools``, ``tool_choice``, ``parallel_tool_calls``. Raises ``UnsupportedRequest``.
@@ -33,8 +36,9 @@ def _function(tool: JsonObject, where: str) -> JsonObject:
     kind = text_of(tool, "type", where)
     if kind != "function":
         raise UnsupportedRequest(
-            f"`{where}` is a tool of type {kind!r}, which OpenAI's servers run themselves: give the agent a "
-            "tool of type function and run it on the agent's side",
+            f"`{where}` is a tool of type {kind!r}, which "
+            + ("OpenAI's servers run themselves" if kind.startswith(_OF_SERVERS) else "replicas do not know")
+            + ": give the agent a tool of type function and run it on the agent's side",
             place(where, "type"),
         )
     text_of(tool, "name", where)

@@ -6,6 +6,7 @@ them is nobody's mistake here, and is passed over.
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import unquote
 
@@ -67,12 +68,16 @@ def named_by_baggage(headers: Headers) -> Named:
 
 
 def baggage(text: str) -> dict[str, str]:
-    """A W3C baggage header's members, percent-decoded, without properties; the last of equals wins."""
+    """A W3C baggage header's members, percent-decoded, without properties; the last of equals wins.
+
+    Those that are not UTF-8 are left out.
+    """
     members = {}
     for member in text.split(","):
         key, equals, value = member.partition(";")[0].partition("=")
         if equals:
-            members[key.strip()] = unquote(value.strip())
+            with suppress(UnicodeDecodeError):
+                members[key.strip()] = unquote(value.strip(), errors="strict")
     return members
 
 

@@ -41,9 +41,8 @@ def _parse(path: str) -> tuple[PathScope, str]:
             agent, rest = _agent(rest)
             return Named(rollout_id, number, agent), _joined(rest)
         case ["sessions", session, *rest]:
-            name = _known(
-                session_or_none(unquote(session)), session, "a session: up to 512 printable characters"
-            )
+            hint = "a session: up to 512 printable characters, percent-encoded UTF-8"
+            name = _known(session_or_none(_decoded(session)), session, hint)
             agent, rest = _agent(rest)
             return Named(session=name, agent=agent), _joined(rest)
         case ["rollouts", *_]:
@@ -62,9 +61,17 @@ def _agent(rest: list[str]) -> tuple[str | None, list[str]]:
     match rest:
         case ["agents", name, *rest]:
             hint = "an agent: up to 200 letters, digits and '._:-', a letter or digit first"
-            return _known(agent_or_none(unquote(name)), name, hint), rest
+            return _known(agent_or_none(_decoded(name)), name, hint), rest
         case _:
             return None, rest
+
+
+def _decoded(text: str) -> str:
+    """Empty, which names nothing, for what is not UTF-8: replaced bytes would make one name of many."""
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _known(value: T | None, text: str, hint: str) -> T:

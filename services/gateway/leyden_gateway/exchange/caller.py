@@ -9,7 +9,7 @@ from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
-from leyden_gateway.errors import ApiError, BodyTooLarge
+from leyden_gateway.errors import ApiError, BodyTooLarge, EncodingNotSupported
 from leyden_gateway.metrics import NOBODY
 
 WATCH_AFTER_S = 0.02
@@ -58,7 +58,12 @@ class Caller:
         return None if value is None else value.decode("latin-1")
 
     async def body(self, *, limit: int) -> bytes:
-        """The request's body. Raises ``BodyTooLarge`` or ``CallerGone``."""
+        """The request's body. Raises ``EncodingNotSupported``, ``BodyTooLarge`` or ``CallerGone``."""
+        encoding = (self.header(b"content-encoding") or "").strip().lower()
+        if encoding not in ("", "identity"):
+            raise EncodingNotSupported(
+                f"the request's body is encoded as {encoding[:80]!r}; send it without a content-encoding"
+            )
         if limit < self._unread < inf:
             raise BodyTooLarge(f"the request is larger than {limit} bytes")
         self._unread = inf

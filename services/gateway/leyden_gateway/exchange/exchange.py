@@ -158,6 +158,10 @@ class Exchange:
             call.attribution, self._caller.headers, body, call.completion_id
         )
         self._external = self._tools.externals.find(named.get("model"), call.attribution.tenant)
+        if not call.attribution.policy and self._external is None:
+            raise InvalidRequest(
+                "the request names no model: send the policy's name as `model`", param="model"
+            )
         asked = dialect.to_upstream(call.request)
         if dialect.translator:
             self._translator = dialect.translator(plain(call.request), call.completion_id)
@@ -166,7 +170,7 @@ class Exchange:
             return untouched(asked, dialect.upstream_path)
         protocol = Protocol.COMPLETIONS if dialect.protocol is Protocol.COMPLETIONS else Protocol.CHAT
         prepared = prepare(asked, call.attribution.claims, protocol)
-        self._forced = prepared.forced
+        self._forced, call.untrainable = prepared.forced, prepared.untrainable
         return prepared
 
     async def _converse(self, prepared: Prepared) -> Outcome:

@@ -41,6 +41,22 @@ REMOVED = frozenset(
 """Parameters that bend the distribution, force tokens that were not sampled, or change what log-probabilities
 belong to, without a neutral value: those of OpenAI, vLLM and SGLang."""
 
+CONSTRAINTS = frozenset(
+    {
+        "ebnf",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_json_object",
+        "guided_regex",
+        "regex",
+        "structural_tag",
+        "structured_outputs",
+    }
+)
+"""Parameters of vLLM and SGLang that forbid tokens at every step: agents rely on the form of the answer, so
+they pass, but the log-probabilities are not those of the distribution that was sampled from."""
+
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 
 _USED = ("temperature", "top_p", "top_k", "seed", *MAX_TOKENS)
@@ -69,6 +85,8 @@ class Prepared:
     forced: bool
     choices: int
     """How many alternatives will come."""
+    untrainable: str | None = None
+    """Why nothing of the answer can be trained on, if that is known from the request."""
     path: str = "/v1/chat/completions"
 
     def encode(self, model: str) -> bytes:
@@ -93,6 +111,7 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
         wants=_wants(asked),
         forced=forced,
         choices=max(1, _whole(asked.get("n")) or 1) * (_prompts(request) if text else 1),
+        untrainable="guided_decoding" if _constrained(request) else None,
         path="/v1/completions" if text else "/v1/chat/completions",
     )
 
@@ -108,6 +127,10 @@ def untouched(request: Fields, path: str) -> Prepared:
 def _asked(request: Fields) -> JsonObject:
     """The parameters that are settled, read here, as the caller gave them."""
     return {name: value(request, name) for name in request if name in _SETTLED}
+
+
+def _constrained(request: Fields) -> bool:
+    return any(value(request, name) for name in CONSTRAINTS & request.keys())
 
 
 def _force(asked: JsonObject, body: dict[str, Any], sampling: Sampling) -> JsonObject:
