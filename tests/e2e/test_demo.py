@@ -46,7 +46,7 @@ def test_a_demo_that_does_not_improve_fails_with_a_sentence_adapters_in_bf16_too
         *(sys.executable, "-m", "leyden.cli", "demo", "--steps", "1", "--heldout", "24"),
         *("--reports", str(tmp_path), "--set", "LEYDEN_LEARNER_LR=1e-9"),
         *("--set", "LEYDEN_LEARNER_LORA_RANK=4", "--set", "LEYDEN_LEARNER_PRECISION=bf16"),
-        *("--set", "LEYDEN_INFERENCE_PRECISION=bf16"),
+        *("--set", "LEYDEN_INFERENCE_PRECISION=bf16", "--set", "LEYDEN_LEARNER_PUBLISH=adapter"),
     ]
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=850, check=False)
     assert result.returncode == 1

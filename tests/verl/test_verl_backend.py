@@ -11,6 +11,7 @@ from torch import Tensor
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.health import Unhealthy
 from leyden_learner.lora import NoSuchLayers
+from leyden_learner.lora_files import OtherAdapters
 from leyden_learner.model import UnsupportedModel
 from leyden_learner.outcome import Skipped, Trained
 from leyden_learner.settings import LearnerSettings
@@ -131,6 +132,18 @@ def test_adapters_are_trained_the_same(model_folder: Path, tmp_path: Path) -> No
     assert theirs["kl_reference"] > 0
 
 
+def test_a_run_begins_with_the_adapter_of_another_or_says_what_it_needs(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    chosen = settings(lora_rank=4, publish="adapter")
+    first = Trainer.begin(chosen, model_folder, model_folder)
+    trained(first)
+    folder = save(first, tmp_path, model_folder)
+    assert furthest(weights(first), weights(VerlTrainer.begin(chosen, folder, model_folder))) == 0
+    with pytest.raises(OtherAdapters, match="LEYDEN_LEARNER_LORA_RANK=4"):
+        VerlTrainer.begin(settings(), folder, model_folder)
+
+
 def test_bf16_is_near(model_folder: Path) -> None:
     """The two round in other places."""
     chosen = settings(precision="bf16")
@@ -244,5 +257,7 @@ def test_what_cannot_be_loaded_is_said(model_folder: Path, tmp_path: Path) -> No
         VerlTrainer.begin(settings(), tmp_path, tmp_path)
     with pytest.raises(NoSuchLayers, match="LORA_TARGETS"):
         VerlTrainer.begin(settings(lora_rank=4, lora_targets=["nowhere"]), model_folder, model_folder)
+    with pytest.raises(NoSuchLayers, match="leave both out"):
+        VerlTrainer.begin(settings(lora_rank=4, lora_targets=["lm_head"]), model_folder, model_folder)
     with pytest.raises(TrainerStateMissing, match=r"state\.safetensors is missing"):
         VerlTrainer.resume(settings(), model_folder, model_folder)
