@@ -31,8 +31,17 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_short_demo_trains_on_vllm(tmp_path: Path, open_folder: Path) -> None:
-    chosen = engine_environment("vllm") | {"LEYDEN_INFERENCE_POLICIES": '["calculator"]'}
+ADAPTERS = {
+    "LEYDEN_LEARNER_LORA_RANK": "16",
+    "LEYDEN_LEARNER_PUBLISH": "adapter",
+    "LEYDEN_LEARNER_LR": "5e-3",
+}
+
+
+@pytest.mark.parametrize("learner", [{}, ADAPTERS], ids=["weights", "adapters"])
+def test_a_short_demo_trains_on_vllm(tmp_path: Path, open_folder: Path, learner: dict[str, str]) -> None:
+    chosen = engine_environment("vllm", **({"MAX_LORAS": 2} if learner else {}))
+    chosen |= {"LEYDEN_INFERENCE_POLICIES": '["calculator"]'} | learner
     settings = [part for name, value in chosen.items() for part in ("--set", f"{name}={value}")]
     command = [
         *(sys.executable, "-m", "leyden.cli", "demo", "--steps", str(STEPS), "--heldout", "60"),
