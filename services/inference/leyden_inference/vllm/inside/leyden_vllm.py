@@ -24,7 +24,7 @@ def _leave_prompts_alone(wrapper: Any) -> None:
 
 
 try:
-    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU  # type: ignore[import-not-found]
 except ImportError:
     pass
 else:
