@@ -15,12 +15,15 @@ _SAYS_NO = re.compile(
       | unfortunately,?\s+
       | as\ an\ ai\b[^.!?\n]{0,60}?,?\s*
     )?
-    i(?:['’]m|\ am)?\ ?
-    (?: can['’]?t | cannot | can\ not | (?:not\ able|unable)\ to | won['’]?t | will\ not
-      | (?:must|have\ to)\ decline\ to | refuse\ to
-    )\ (?:(?!help\b)\w+\ ){0,2}?
-    (?: help(?!\ (?:but|it|myself|ourselves|(?!(?:any|every)thing|bring)\w+ing)\b)
-      | assist|comply|fulfil|fulfill|engage|participate|support|discuss|do\ that|do\ this )\b
+    (?: but\ no\s*(?:[.,!]|$)
+      | i\ (?:must|(?:will\ )?have\ to)\ (?:\w+\ )?decline\s*(?:[.,;!]|$)
+      | i(?:['’]m|\ am)?\ ?
+        (?: can['’]?t | cannot | can\ not | (?:not\ able|unable)\ to | won['’]?t | will\ not
+          | (?:must|have\ to)\ decline\ to | refuse\ to
+        )\ (?:(?!help\b)\w+\ ){0,2}?
+        (?: help(?!\ (?:but|it|myself|ourselves|(?!(?:any|every)thing|bring)\w+ing)\b)
+          | assist|comply|fulfil|fulfill|engage|participate|support|discuss|do\ that|do\ this )\b
+    )
     """,
     re.IGNORECASE | re.VERBOSE,
 )

@@ -15,16 +15,17 @@ _CONTENT = r"""(?!\W*(?: thank|problem|worries|need|nothing|not\ at\ all|go\ ahe
 _CORRECTS = re.compile(
     rf"""\s*
     (?: (?:no[,.!:;]|nope\b){_CONTENT}
+      | no\ (?:it|that|this|they|you)\ (?:(?:is|are|was|were|do|does|did|can)(?:n['’]t|\ not)|cannot)\b
       | (?:wrong|incorrect)
         (?:\s*(?:[.,!:;?]|$)|\ \w+\s*(?:[.,!;?]|$)|\ (?:it|this|that|the|you|i|should|again|still)\b)
       | (?:that|this|it)(?:['’]s|\ is)\ (?:still\ )?
-        (?:wrong|incorrect|not\ (?:right|correct|true|working|what|how))
+        (?:wrong|incorrect|not\ (?:right|correct|true|working(?!\ (?:hour|day))|what|how))
       | still\ (?:wrong|broken|not)\b
       | not\ what\ i\b
       | you(?:['’]re|\ are)\ (?:wrong|mistaken)
       | you\ (?:misunderstood|misread|forgot|missed|ignored)\b
-      | i\ (?:said|meant|asked\ for|asked\ you|already\ (?:said|told|asked))\b
-      | (?:please\ )?(?:try\ again|redo|correct\ this|fix\ this|fix\ that)\b
+      | i\ (?:said(?!\ (?:thank|please|ok|yes))|meant|asked\ for|asked\ you|already\ (?:said|told|asked))\b
+      | (?:please\ )?(?:try\ again(?!\ (?:later|tomorrow))|redo|correct\ this|fix\ this|fix\ that)\b
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
