@@ -7,7 +7,7 @@ parameters, and the reward service reads the same models.
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from leyden_schemas.base import Name
 from leyden_schemas.tasks import RewardSpec
@@ -50,7 +50,22 @@ class Numeric(RewardParams):
 class MultipleChoice(RewardParams):
     """Of ``multiple_choice``."""
 
-    choices: str | list[str] = Field(default="ABCDEFGHIJ", min_length=1, description="The letters there are.")
+    choices: str | list[str] = Field(
+        default="ABCDEFGHIJ",
+        min_length=1,
+        max_length=100,
+        description="The choices there are: a text of letters or digits, or a list of those and of words.",
+    )
+
+    @field_validator("choices")
+    @classmethod
+    def _differ(cls, choices: str | list[str]) -> str | list[str]:
+        names = [" ".join(choice.upper().split()) for choice in choices]
+        if not all(names) or len(set(names)) < len(names):
+            raise ValueError("choices have to differ, whatever their case, and none is blank")
+        if isinstance(choices, str) and not (choices.isascii() and choices.isalnum()):
+            raise ValueError("a text holds one letter or digit for each choice; for words give a list")
+        return choices
 
 
 class TokenF1(RewardParams):

@@ -138,7 +138,7 @@ async def test_a_part_that_cannot_be_told_makes_the_whole_so() -> None:
         ("weighted", {"of": [{"name": "vibes"}]}, Reason.UNKNOWN, "reward 'vibes' is not known"),
         ("clipped", {"of": EXACT, "low": 1, "high": 0}, Reason.PARAMS, "low is at most high"),
         ("gated", {"gate": EXACT}, Reason.PARAMS, "then: Field required"),
-        ("numeric", {}, Reason.RAISED, "the task's reference is 'four'"),
+        ("numeric", {}, Reason.PARAMS, "the task's reference is 'four'"),
     ],
 )
 async def test_what_a_task_says_wrongly_is_refused_with_what_is_right(

@@ -172,7 +172,7 @@ async def test_the_agents_failure_is_rewarded_as_such_without_asking_the_functio
         (Rollout(), Outcome.INFRASTRUCTURE_FAILED, "infrastructure_failed"),
         (Rollout(task=make_task(reward=RewardSpec(name="refusing"))), Outcome.SUCCEEDED, "reward_not_finite"),
         (Rollout(task=make_task(reward=RewardSpec(name="unheard-of"))), Outcome.SUCCEEDED, "reward_unknown"),
-        (Rollout(task=make_task(reference=None)), Outcome.SUCCEEDED, "reward_raised"),
+        (Rollout(task=make_task(reference=None)), Outcome.SUCCEEDED, "reward_params"),
     ],
 )
 async def test_what_cannot_be_scored_is_excluded_with_its_reason(

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from leyden_reward.rewards import composition
 from leyden_reward.rewards.library import IN_WORKERS, QUICK
+from leyden_reward.rewards.library.texts import TaskFault
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict, verdict
 from leyden_schemas import RewardSpec, Trajectory
 from leyden_schemas.rewards import (
@@ -133,6 +134,8 @@ class Grader:
     def _quick(self, spec: RewardSpec, trajectory: Trajectory) -> Verdict:
         try:
             value = QUICK[spec.name](_under(trajectory, spec))
+        except TaskFault as error:
+            return Refused(Reason.PARAMS, str(error))
         except (ValueError, TypeError, RecursionError) as error:
             return Refused(Reason.RAISED, f"{spec.name}: {error}")
         return verdict(value, by=spec.name, max_reward=self._max_reward)

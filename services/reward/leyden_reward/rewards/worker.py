@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from leyden_reward.air import own_worker
 from leyden_reward.air.own_worker import OwnRule, own_rule
+from leyden_reward.rewards.library.texts import TaskFault
 from leyden_reward.rewards.printed import Printed
 from leyden_reward.rewards.verdict import Reason, Refused, Verdict, verdict
 from leyden_schemas import Topics, Trajectory, decode
@@ -164,6 +165,8 @@ def _answer(name: str, judge: Callable[[Loaded], T]) -> T | Refused:
     loaded = _loaded[name]
     try:
         return judge(loaded)
+    except TaskFault as error:
+        return Refused(Reason.PARAMS, str(error))
     except SystemExit as error:
         return Refused(Reason.EXITED, f"{loaded.by} called sys.exit({error.code!r})")
     except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the verdict

@@ -1,6 +1,6 @@
 """The rewards that need no user code. Their parameters are in ``leyden_schemas.rewards``.
 
-Each raises ``ValueError`` when the task does not say what a right answer is; whatever the agent answered, it
+Each raises ``TaskFault`` when the task does not say what a right answer is; whatever the agent answered, it
 does not raise. ``QUICK`` ones take time linear in the text and run in place. The others run what the task or
 the agent wrote, a pattern or a query, and so run in the workers, which end what does not end.
 """

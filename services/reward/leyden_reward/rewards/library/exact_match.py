@@ -9,7 +9,7 @@ def exact_match(trajectory: Trajectory) -> float:
     """1 when the output is the reference, else 0.
 
     Texts are compared without surrounding blanks, other values as JSON, so ``42`` matches ``"42"``.
-    Raises ``ValueError`` when the task has no reference.
+    Raises ``TaskFault`` when the task has no reference.
     """
     given, wanted = plain(trajectory.output), plain(reference_of(trajectory))
     if params_of(trajectory.task.reward, ExactMatch).ignore_case:

@@ -1,6 +1,7 @@
 """Is the output JSON of a given shape?"""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from jsonschema import Draft202012Validator, SchemaError
@@ -8,7 +9,7 @@ from jsonschema.validators import validator_for
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
-from leyden_reward.rewards.library.texts import code_in, reference_of
+from leyden_reward.rewards.library.texts import TaskFault, code_in, reference_of
 from leyden_schemas import RewardTerm, Trajectory
 from leyden_schemas.rewards import JsonSchema, params_of
 
@@ -20,7 +21,7 @@ DEEPEST = 100
 def json_schema(trajectory: Trajectory) -> list[RewardTerm]:
     """1 when the output, JSON text (fenced or not) or a value, is valid, else 0 with the fault as feedback.
 
-    References to other documents are never fetched. Raises ``ValueError`` for what is no schema.
+    References to other documents are never fetched. Raises ``TaskFault`` for what is no schema.
     """
     schema = params_of(trajectory.task.reward, JsonSchema).schema_
     schema = reference_of(trajectory) if schema is None else schema
@@ -29,16 +30,18 @@ def json_schema(trajectory: Trajectory) -> list[RewardTerm]:
 
 
 def problem_of(output: Any, schema: Any) -> str | None:
-    """What is wrong with the output, None if nothing. Raises ``ValueError`` for what is no schema."""
+    """What is wrong with the output, None if nothing. Raises ``TaskFault`` for what is no schema."""
     if not isinstance(schema, dict | bool):
-        raise ValueError(f"json_schema: {schema!r} is no schema; give an object as params.schema")
+        raise TaskFault(f"json_schema: {schema!r} is no schema; give an object as params.schema")
     kind: Any = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)
     except SchemaError as error:
-        raise ValueError(f"json_schema: the schema is wrong: {error.message[:500]}") from None
+        raise TaskFault(f"json_schema: the schema is wrong: {error.message[:500]}") from None
     try:
-        value = json.loads(code_in(output), parse_constant=_refuse) if isinstance(output, str) else output
+        value = (
+            json.loads(code_in(output, "json"), parse_constant=_refuse) if isinstance(output, str) else output
+        )
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"[:500]
     if _deeper_than(value, DEEPEST):
@@ -46,8 +49,16 @@ def problem_of(output: Any, schema: Any) -> str | None:
     try:
         fault = next(kind(schema, registry=_NOTHING_ELSE).iter_errors(value), None)
     except (Unresolvable, RecursionError) as error:
-        raise ValueError(f"json_schema: the schema refers to what is not in it: {error}"[:500]) from None
+        raise TaskFault(f"json_schema: the schema refers to what is not in it: {error}"[:500]) from None
+    except re.error as error:
+        raise TaskFault(f"json_schema: a pattern of the schema is none: {error}"[:500]) from None
+    except (ArithmeticError, ValueError):  # 1e400 is JSON, and infinite here
+        return "a number in it is too large"
     return None if fault is None else f"{fault.json_path}: {fault.message}"[:500]
+
+
+def _read(text: str) -> Any:
+    return json.loads(code_in(text, "json"), parse_constant=_refuse)
 
 
 def _refuse(constant: str) -> NoReturn:

@@ -5,7 +5,7 @@ The pattern may take for ever on some text, so this runs in a worker process: it
 
 import re
 
-from leyden_reward.rewards.library.texts import reference_of, written
+from leyden_reward.rewards.library.texts import TaskFault, reference_of, written
 from leyden_schemas import Trajectory
 from leyden_schemas.rewards import Regex, params_of
 
@@ -15,12 +15,12 @@ _FLAGS = {"i": re.IGNORECASE, "m": re.MULTILINE, "s": re.DOTALL, "x": re.VERBOSE
 def regex(trajectory: Trajectory) -> float:
     """1 when the pattern is found in the output, else 0.
 
-    Raises ``ValueError`` for what is no pattern.
+    Raises ``TaskFault`` for what is no pattern.
     """
     params = params_of(trajectory.task.reward, Regex)
     pattern = reference_of(trajectory) if params.pattern is None else params.pattern
     if not isinstance(pattern, str):
-        raise ValueError(f"regex: the pattern is {pattern!r}, not a text")
+        raise TaskFault(f"regex: the pattern is {pattern!r}, not a text")
     compiled = _compiled(pattern, params.flags)
     match = compiled.fullmatch if params.full else compiled.search
     return float(match(written(trajectory.output)) is not None)
@@ -33,4 +33,4 @@ def _compiled(pattern: str, letters: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern, flags)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"regex: {pattern[:200]!r} is no pattern: {error}") from None
+        raise TaskFault(f"regex: {pattern[:200]!r} is no pattern: {error}") from None

@@ -8,7 +8,7 @@ import re
 import string
 from collections import Counter
 
-from leyden_reward.rewards.library.texts import LONGEST_TEXT, reference_of, written
+from leyden_reward.rewards.library.texts import LONGEST_TEXT, TaskFault, reference_of, written
 from leyden_schemas import Trajectory
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -18,12 +18,12 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 def token_f1(trajectory: Trajectory) -> float:
     """F1 of the output's words against the reference's; against the best of several in a list.
 
-    Raises ``ValueError`` when the task has no reference.
+    Raises ``TaskFault`` when the task has no reference.
     """
     reference = reference_of(trajectory)
     wanted = reference if isinstance(reference, list) else [reference]
     if not wanted:
-        raise ValueError("token_f1: the task's list of references is empty")
+        raise TaskFault("token_f1: the task's list of references is empty")
     given = words(written(trajectory.output))
     return max(f1(given, words(written(one))) for one in wanted)
 

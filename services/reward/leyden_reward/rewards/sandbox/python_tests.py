@@ -25,7 +25,7 @@ class PythonTestsReward:
             pieces = _pieces(params, trajectory)
         except ValueError as error:
             return Refused(Reason.PARAMS, str(error))
-        code = code_in(written(trajectory.output))
+        code = code_in(written(trajectory.output), "python", "py", "python3")
         if len(code) > _MOST_CODE:
             return _graded(0.0, f"the code is longer than {_MOST_CODE} characters")
         job = Job(
