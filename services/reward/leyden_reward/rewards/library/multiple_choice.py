@@ -12,7 +12,7 @@ from leyden_schemas.rewards import MultipleChoice, params_of
 _MARKUP = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s{0,9}(?=\{)")
 _ARTICLE = re.compile(r"[ \t]+(?!(?:is|and|or|because|since|as)\b)[a-z]")
 _OPENS, _CLOSES = r"[*_(\[\"'$]{0,4}", r"[*_)\]\"'$]{0,4}"
-_BEGINS, _ENDS = r"(?<![A-Za-z0-9'’])(?<!\d[.,])", r"(?![A-Za-z0-9'’]|[.,]\d)"
+_BEGINS, _ENDS = r"(?<![A-Za-z0-9'’])(?<!\d[.,])", r"(?!['’]?[A-Za-z0-9]|[.,]\d)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ def choice_in(text: str, choices: Iterable[str]) -> str | None:
     1. The text is one, whatever punctuation is around it.
     2. The same, and all below, of what stands in its last ``\\boxed{}`` or ``<answer>``, or after ``####``.
     3. The last ``answer: B``, ``the answer is (B)``, ``I choose B`` or ``B is correct``.
-    4. It begins with ``B.``, ``b)`` or ``(B)``, and begins no other line or sentence with another choice.
+    4. It begins with ``B.``, ``b)``, ``(B)``, ``B because`` or a line of ``B``, and no other line or sentence
+       begins with another choice.
     5. The last one in brackets or by itself; a letter as a capital, words and digits in either case.
 
     ``A`` and ``I`` before a word in small letters are words themselves, except before is, and, or, because,
@@ -90,6 +91,7 @@ def _patterns(choices: tuple[str, ...]) -> Patterns:
         r"(?i:chose|choose|pick(?:ed)?|select(?:ed)?|go(?:ing)?\s+with)",
     )
     is_ = r"(?i:\s{1,9}(?:is|(?:would|must|should)\s+be)\s{0,9}:?|\s{0,9}[:=])"
+    reason = r"(?:\s{1,9}[-–—]|,?[ \t]{1,9}(?:because|since|as|for)|(?=[ \t]{0,9}$))"
     right = r"\s{1,9}is\s{1,9}(?:the\s{1,9})?(?:correct|right|best)\b"
     which = r"(?i:(?:the\s{1,9})?(?:option|choice|answer|letter)\s{1,9})?"
     return Patterns(
@@ -102,7 +104,7 @@ def _patterns(choices: tuple[str, ...]) -> Patterns:
         ),
         leading=re.compile(
             rf"(?:^|(?<=[.;,!?]\s))[ \t]{{0,9}}{_OPENS}"
-            rf"(?:({letter})[*_]{{0,2}}[.):\]]|({word})[*_]{{0,2}}[.):\],;!])(?=[\s*_]|\Z)",
+            rf"(?:({letter})[*_]{{0,2}}(?:[.):\]]|{reason})|({word})[*_]{{0,2}}(?:[.):\],;!]|{reason}))(?=[\s*_]|\Z)",
             re.MULTILINE,
         ),
         mentioned=re.compile(
