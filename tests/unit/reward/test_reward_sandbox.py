@@ -154,6 +154,26 @@ def test_a_result_counts_only_with_its_word() -> None:
     assert inside.told(forged.replace(b"guessed", b"drawn"), "drawn", False, 0) == {"cases": [["a", None]]}
 
 
+@pytest.mark.parametrize(
+    ("program", "starved"),
+    [
+        ("while True: pass", True),
+        ("import time; time.sleep(1000)", False),
+        ("import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(1000)", False),
+    ],
+)
+def test_who_still_computes_when_the_clock_ends_it_was_kept_waiting(program: str, starved: bool) -> None:
+    source, sink = os.pipe()
+    with (
+        os.fdopen(sink, "wb"),
+        os.fdopen(source, "rb", buffering=0) as pipe,
+        subprocess.Popen([sys.executable, "-c", program]) as child,
+    ):
+        found = inside.watched(pipe, child.pid, 0.4, time.monotonic() + 4.0)
+        child.kill()
+    assert found == (b"", True, starved)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="another user can be taken on by root alone")
 def test_an_ordinary_user_is_isolated_too() -> None:
     order = {

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from leyden_platform.settings import CatalogueSettings
 from leyden_platform.testing.rollouts import make_task, make_trajectory
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
-from leyden_reward.rewards.workers import CatalogueError, RewardWorkers
+from leyden_reward.rewards.workers import MOST_FOLD, CatalogueError, RewardWorkers
 from leyden_schemas import RewardSpec
 
 USER_CODE = """
@@ -66,6 +66,15 @@ def hoards(trajectory):
 
 def sleeps(trajectory):
     time.sleep(3)
+    return 1.0
+
+def sleeps_in(trajectory):
+    time.sleep(2)
+    return float(os.getpid())
+
+def forks(trajectory):
+    print("before")
+    os.fork()
     return 1.0
 
 def talks(trajectory):
@@ -185,6 +194,23 @@ async def test_slow_calls_do_not_hold_up_a_quick_one(catalogue: CatalogueSetting
             while len(workers._pools) > 1 or workers._aside:  # noqa: ASYNC110 - ends are told to nobody
                 await asyncio.sleep(0.01)
         assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+
+
+async def test_who_stands_in_stays_while_calls_wait(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue, count=1) as workers:
+        judged = await asyncio.gather(*(workers.grade("sleeps_in", TRAJECTORY) for _ in range(8)))
+    processes = {one.terms[0].value for one in judged if isinstance(one, Graded)}
+    assert 2 <= len(processes) <= MOST_FOLD
+
+
+async def test_a_process_that_user_code_forked_gives_no_answer(catalogue: CatalogueSettings) -> None:
+    async with running(catalogue) as workers:
+        with capture_logs() as logs:
+            for _ in range(3):
+                assert isinstance(await workers.grade("forks", TRAJECTORY), Graded)
+                assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
+    lines = [line for line in logs if line["event"] == "reward_printed"]
+    assert [(line["reward"], line["text"]) for line in lines] == [("forks", "before")] * 3
 
 
 async def test_a_term_with_feedback_is_a_reward(catalogue: CatalogueSettings) -> None:

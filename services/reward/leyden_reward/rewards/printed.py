@@ -15,6 +15,7 @@ class Printed:
 
     def __init__(self) -> None:
         self._source, self._sink = os.pipe()
+        self._process = os.getpid()
         for stream in (1, 2):
             os.dup2(self._sink, stream)
         sys.stdout = sys.stderr = open(1, "w", buffering=1, errors="replace", closefd=False)  # noqa: SIM115
@@ -29,7 +30,13 @@ class Printed:
                 self._changed.notify()
 
     def take(self) -> str:
-        """The end of what was printed since the last time. Waits for the thread, at most a second."""
+        """The end of what was printed since the last time. Waits for the thread, at most a second.
+
+        A process that user code forked, and that came back from it like the first, ends here: both would
+        answer.
+        """
+        if os.getpid() != self._process:
+            os._exit(0)
         with contextlib.suppress(OSError, ValueError, AttributeError):  # user code closed or replaced it
             sys.stdout.flush()
         mark = uuid4().bytes

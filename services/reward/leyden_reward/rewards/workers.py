@@ -1,7 +1,8 @@
 """Isolated processes for user code: a call that hangs or kills its process costs nobody else anything.
 
 A call that takes longer than ``PATIENCE_S`` gets a process to stand in for the one it holds, up to
-``MOST_FOLD`` times as many as there are otherwise; so slow calls do not hold up quick ones.
+``MOST_FOLD`` times as many as there are otherwise, for as long as calls wait; so slow calls do not hold up
+quick ones.
 """
 
 import asyncio
@@ -61,7 +62,7 @@ class RewardWorkers:
         self._deadlines_s: dict[str, float] = {}
         self._pools: list[ProcessPool] = []
         self._beginning = asyncio.Lock()
-        self._warming = 0
+        self._warming = self._waiting = 0
         self._aside: set[asyncio.Task[None]] = set()
         self._free: asyncio.Queue[ProcessPool] = asyncio.Queue()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -156,7 +157,11 @@ class RewardWorkers:
         *arguments: Any,
     ) -> T | Refused:
         await self._begin()
-        pool = await self._free.get()
+        self._waiting += 1
+        try:
+            pool = await self._free.get()
+        finally:
+            self._waiting -= 1
         began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
             pool = self._working(pool)
@@ -207,7 +212,7 @@ class RewardWorkers:
             await _end(pool)
 
     def _give_back(self, pool: ProcessPool) -> None:
-        if len(self._pools) <= self._count or self._stopping:
+        if len(self._pools) <= self._count or self._waiting or self._stopping:
             self._free.put_nowait(pool)
             return
         self._pools.remove(pool)
