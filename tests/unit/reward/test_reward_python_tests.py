@@ -60,6 +60,7 @@ class T(unittest.TestCase):
     "a helper that is called": "def test_one(a, b):\n    assert add(a, b) == a + b\ntest_one(1, 2)\n",
     "check, called": CHECK + "check(add)\n",
     "a loop": "for a in range(3):\n    assert add(a, 1) == a + 1\n",
+    "unittest.main": CASE + "unittest.main()\n",
     "an imported name": "from math import sqrt as test_sqrt\n" + FUNCTION,
     "one that is skipped": FUNCTION
     + "import unittest\n@unittest.skip('later')\ndef test_b():\n    assert False\n",
