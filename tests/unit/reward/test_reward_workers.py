@@ -352,6 +352,24 @@ async def test_without_user_functions_a_process_starts_when_the_library_needs_on
         assert isinstance(await workers.grade("regex", make_trajectory(task=task)), Graded)
 
 
+@pytest.mark.parametrize(
+    ("query", "worth"),
+    [("SELECT 1 + 1", 1.0), ("SELECT instr(zeroblob(5000000), zeroblob(2500000) || x'01')", 0.0)],
+)
+async def test_what_a_query_does_to_its_process_is_worth_nothing_and_excludes_nobody(
+    query: str, worth: float
+) -> None:
+    spec = RewardSpec(name="sql", params={"setup": "CREATE TABLE t(a)", "cpu_s": 0.3})
+    trajectory = make_trajectory(task=make_task(reward=spec, reference="SELECT 2"), output=query)
+    async with running(CatalogueSettings(path=[], rewards={})) as workers:
+        graded = await workers.grade("sql", trajectory)
+        unusable = trajectory.model_copy(update={"task": make_task(reward=spec, reference="SELEC")})
+        refused = await workers.grade("sql", unusable)
+    assert isinstance(graded, Graded), graded
+    assert graded.terms[0].value == worth
+    assert reason(refused) is Reason.PARAMS
+
+
 def children() -> set[int]:
     """The processes below this one."""
     command = ["ps", "--ppid", str(os.getpid()), "-o", "pid="]

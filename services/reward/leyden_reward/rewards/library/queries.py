@@ -41,7 +41,9 @@ class QueryFailed(Exception):
 def main() -> None:
     """One line when the reference's rows are known, or with its fault; then one with the query's problem."""
     job = json.load(sys.stdin)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    bound = _MEMORY_BYTES if most == resource.RLIM_INFINITY else min(most, _MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with closing(_opened(job["database"])) as database:
         try:
