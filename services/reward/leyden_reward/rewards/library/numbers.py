@@ -7,17 +7,18 @@ from fractions import Fraction
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?:[ ]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+"
 _CHARACTERS = str.maketrans("\u2212\u2013\ufe63\uff0d\u00a0\u202f\u2009×·", "----   **")
 _PART = rf"\s?(?:\{{\s?([-+]?(?:{_PLAIN}))\s?\}}|(\d))"
-_RATIO = re.compile(rf"(\d?)\s?\\[dtc]?frac{_PART}{_PART}")
+_RATIO = re.compile(rf"\\[dtc]?frac{_PART}{_PART}")
 _SPELLINGS = [
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\[!,]"), ""),
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
     (re.compile(r"\^\s?\{\s?([-+]?\d{1,9})\s?\}"), r"^\1"),
-    (re.compile(r"(?<=\d)\*\*(?=[-+]?\d)"), "^"),
+    (re.compile(r"\*\*(?<=\d\*\*)(?=[-+]?\d)"), "^"),
 ]
 _BRACES = r"\s?\{[^{}]{0,200}(?:\{[^{}]{0,200}\}[^{}]{0,200}){0,9}\}"
 _NUMBER = re.compile(
     rf"""
+    (?=[-+.\d\\$€£¥])(?:                               # only for speed
     (?P<unread>\\(?:[dtc]?frac|sqrt)(?![a-z])(?:\s?\[\d\])?(?:{_BRACES}){{0,2}}) |
     (?<!\^)(?<!\^[-+])(?<!\d)(?<!\d[./])          # no exponent, no rest of a number or a date
     (?P<sign>(?<![\w)\]}}])[-+])? (?:\\?[$€£¥]\s?(?P<late>[-+])?)?
@@ -25,7 +26,7 @@ _NUMBER = re.compile(
     (?P<top>{_PLAIN}) (?:[eE](?P<shift>[-+]?\d{{1,3}})(?!\d))?
     (?:[ ]?/[ ]?(?P<bottom>{_PLAIN})(?![\d/]))?
     (?:(?P<ten>[ ]?[*x][ ]?10)?[ ]?\^[ ]?(?P<power>[-+]?\d{{1,3}})(?!\d))?
-    (?P<percent>[ ]?(?:\\?%|percent\b))?
+    (?P<percent>[ ]?(?:\\?%|percent\b))?)
     """,
     re.VERBOSE,
 )
@@ -62,8 +63,9 @@ def _respelled(text: str) -> str:
 
 
 def _ratio(match: re.Match[str]) -> str:
-    before, *parts = match.groups("")
-    return f"{before} {parts[0] or parts[1]}/{parts[2] or parts[3]}".removeprefix(" ")
+    top, digit, bottom, last = match.groups("")
+    after_digit = match.start() > 0 and match.string[match.start() - 1].isdigit()
+    return f"{' ' * after_digit}{top or digit}/{bottom or last}"
 
 
 def _number(match: re.Match[str]) -> Number | None:
