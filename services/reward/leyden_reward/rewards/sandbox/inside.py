@@ -7,6 +7,7 @@ result counts only with a word that is drawn anew each time; code that digs thro
 process can find it.
 """
 
+import builtins
 import contextlib
 import ctypes
 import json
@@ -128,10 +129,10 @@ def run_piece(job: Job, piece: str, kind: str, cpu_s: float, deadline: float) ->
         os.dup2(sink, 3)
         os.closerange(4, 4096)
         limit(job, cpu_s)
+        dumps, write = json.dumps, os.write  # as they are before the code runs
         try:
             cases = job["runner"]["test"](job["code"], piece, kind, job["entry_point"])
-            with os.fdopen(3, "w") as pipe:
-                pipe.write(json.dumps({"word": word, "cases": cases}) + "\n")
+            write(3, dumps({"word": word, "cases": cases}).encode() + b"\n")
         finally:
             os._exit(0)
     os.close(sink)
@@ -213,8 +214,8 @@ def read(pipe: FileIO, deadline: float) -> tuple[bytes, bool]:
 
 
 def loaded(text: str) -> dict[str, Any]:
-    """What a program defines, in a module that has no name for agents' code to find it by."""
-    space: dict[str, Any] = {"__name__": "sandbox"}
+    """What a program defines, in a module that agents' code has no name for, with builtins of its own."""
+    space: dict[str, Any] = {"__name__": "sandbox", "__builtins__": dict(vars(builtins))}
     exec(compile(text, "/sandbox", "exec"), space)
     return space
 

@@ -6,12 +6,14 @@ nothing of ours can be imported here.
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator
 
 KNOWN = {"solution", "__main__", "__future__"}
 """What can be imported wherever tests run: the agent's code is the module ``solution``."""
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
+_SKIP = re.compile(r"(?:unittest\.)?skip(?:\(|$)")
 _OWN_SCOPE = (*Function, ast.ClassDef, ast.Lambda)
 
 
@@ -48,13 +50,21 @@ def kind_of(piece: str, entry_point: str | None) -> str:
 
 
 def _have_tests(tree: ast.Module) -> bool:
-    classes = [node for node in _running(tree.body) if isinstance(node, ast.ClassDef)]
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     tests = [(test, 0) for test in _tests(tree.body) if not (_required(test) and test.name in used)]
-    tests += [(test, 1) for holder in classes for test in _tests(holder.body)]
+    classes = [node for node in _running(tree.body) if isinstance(node, ast.ClassDef)]
+    bases = {ast.unparse(base) for holder in classes for base in holder.bases}
+    for holder in classes:
+        looked_at = holder.bases or holder.name.startswith("Test") or holder.name in bases
+        if looked_at and not _is_skipped(holder):
+            tests += [(test, 1) for test in _tests(holder.body)]
     for test, given in tests:
         _check(test, given)
-    return bool(tests)
+    return any(not _is_skipped(test) for test, _ in tests)
+
+
+def _is_skipped(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> bool:
+    return any(_SKIP.match(ast.unparse(decorator)) for decorator in node.decorator_list)
 
 
 def _wait_for_check(tree: ast.Module) -> bool:

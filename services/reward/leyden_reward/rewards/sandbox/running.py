@@ -4,13 +4,13 @@ The sandbox runs this text in a process of its own, in a module that nothing can
 ours can be imported here.
 """
 
-import functools
-import inspect
 import sys
-import traceback
 import types
 import unittest
 from collections.abc import Callable, Iterator
+from functools import wraps
+from inspect import isasyncgen, iscoroutine, isgenerator, signature
+from traceback import extract_tb
 from typing import Any
 
 MOST_TEXT = 2_000
@@ -24,7 +24,7 @@ Space = dict[str, Any]
 def test(code: str, piece: str, kind: str, entry_point: str | None) -> list[Case]:
     """Run the code, then the piece, then its tests; by its ``kind`` call ``check``, or it is itself a test.
 
-    There are no cases where the piece has tests and none was to be run.
+    There are no cases where the piece has tests and none of them was found or left to run.
     """
     space = module_of_its_own()
     if problem := apart(lambda: exec(compile(code, "solution.py", "exec"), space)):
@@ -75,7 +75,7 @@ def attempt(call: Callable[[], object]) -> str | None:
 
 def explained(error: BaseException) -> str:
     """The error, and where in the code and the tests it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = extract_tb(error.__traceback__)
     lines = [f"{frame.filename}:{frame.lineno}" for frame in frames if not frame.filename.startswith("/")]
     where = f" ({', '.join(lines[-3:])})" if lines else ""
     return f"{type(error).__name__}: {str(error)[:500]}{where}"
@@ -97,7 +97,7 @@ def is_test(value: object) -> bool:
     """Whether it is a function that needs no arguments; one that does is the tests' own helper."""
     if not callable(value) or isinstance(value, type):
         return False
-    given = inspect.signature(value, follow_wrapped=False).parameters.values()
+    given = signature(value, follow_wrapped=False).parameters.values()
     return all(
         one.default is not one.empty or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in given
     )
@@ -120,7 +120,7 @@ def hooks_of(holder: Any) -> Space:
         if hook := getattr(holder, f"{theirs}_class", None):
             hooks[f"{stage}Class"] = classmethod(lambda _cls, hook=hook: hook())
         if hook := getattr(holder, f"{theirs}_method", None):
-            method = [None] * (len(inspect.signature(hook).parameters) - 1)
+            method = [None] * (len(signature(hook).parameters) - 1)
             hooks[stage] = lambda self, hook=hook, method=method: hook(self, *method)
     return hooks
 
@@ -141,14 +141,14 @@ def finish(one: unittest.TestCase) -> None:
     if hasattr(one, "asyncSetUp"):  # it awaits by itself
         return
 
-    @functools.wraps(method)
+    @wraps(method)
     def finished() -> None:
         value = method()
-        if inspect.iscoroutine(value):
+        if iscoroutine(value):
             import asyncio  # slow, and seldom needed
 
             asyncio.run(value)
-        elif inspect.isgenerator(value) or inspect.isasyncgen(value):
+        elif isgenerator(value) or isasyncgen(value):
             raise TypeError("it yields, so that calling it tests nothing")
 
     setattr(one, one._testMethodName, finished)
