@@ -106,6 +106,7 @@ async def test_right_code_is_worth_one_and_wrong_code_nothing(tests: str) -> Non
         ("def test_a(fixture):\n    assert add(1, 2) == 3\n", "takes arguments"),
         ("class TestAdd:\n    def test_a(self, x):\n        assert add(1, 2) == 3\n", "takes arguments"),
         (CASE.replace("    def", "    @unittest.skip('x')\n    def"), "assert nothing"),
+        ("@mark.parametrize('a', [1])\ndef test_a(a):\n    assert add(a, 2) == 3\n", "is parametrized"),
         (CHECK, "params.entry_point"),
         ("def test_a(:", "no Python"),
         ("import no_such_module\nassert add(1, 2) == 3", "import no_such_module, which is not installed"),

@@ -92,6 +92,8 @@ def _tests(body: Iterable[ast.AST]) -> Iterator[ast.FunctionDef | ast.AsyncFunct
 def _check(test: ast.FunctionDef | ast.AsyncFunctionDef, given: int) -> None:
     if any(isinstance(node, ast.Yield | ast.YieldFrom) for node in _running(test.body)):
         raise Fault(f"{test.name} yields, so that calling it tests nothing")
+    if any("parametrize" in ast.unparse(decorator) for decorator in test.decorator_list):
+        raise Fault(f"{test.name} is parametrized, which is not known here; use a loop")
     if _required(test) > given and not test.decorator_list:  # who knows what a decorator gives
         raise Fault(f"{test.name} takes arguments, and nothing gives them: there are no fixtures here")
 
