@@ -17,10 +17,14 @@ from leyden_inference.vllm.turns import Turns, own_place
 from leyden_platform.http import HttpServer
 from leyden_platform.service import Component
 
+KEEP_ALIVE_S = 4.0
+"""Idle connections are dropped before a server that somebody else started drops them (after 5 s)."""
+
 
 async def build_vllm(settings: InferenceSettings) -> Sequence[Component]:
     """Fleet, follower, HTTP server. Raises ``LoadFailed`` when a folder is not named ``policy@version``."""
-    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)
+    session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
     fixed = None if settings.follow else settings.models[0]
     try:
         message = folder_version(fixed.name, fixed.path) if fixed else None

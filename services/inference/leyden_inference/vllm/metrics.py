@@ -26,6 +26,10 @@ SPOILED = Counter(
     "leyden_inference_spoiled_requests_total",
     "Requests given up because weights that were not the published ones may have computed them.",
 )
+RESENT = Counter(
+    "leyden_inference_resent_requests_total",
+    "Requests sent once more, because a server had closed the connection without an answer.",
+)
 PROBES = Counter(
     "leyden_inference_probes_total",
     "Comparisons of what is served with what was published, by outcome: match, mismatch, stale, absent.",

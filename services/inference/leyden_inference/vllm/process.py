@@ -29,8 +29,10 @@ _SWITCHES = {
     "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
+    "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60",
 }
-"""Routes that change weights exist in development mode only; they are reached from this host alone."""
+"""Routes that change weights exist in development mode only; they are reached from this host alone. Idle
+connections are kept for longer than we keep them (``build.KEEP_ALIVE_S``), so that we are who closes."""
 
 
 class VllmProcess:

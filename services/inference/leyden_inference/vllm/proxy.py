@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -85,11 +86,20 @@ class Proxy:
             lease.release()
 
     async def _send(self, lease: Lease, path: str, body: bytes) -> aiohttp.ClientResponse:
+        """What the server begins to answer.
+
+        A kept connection that the server closed as the request went out did not carry it: it is sent again.
+        """
         headers = {"content-type": "application/json", **trace_headers()}
+        send = partial(
+            self._session.post, lease.url + path, data=body, headers=headers, timeout=self._timeout
+        )
         try:
-            return await self._session.post(
-                lease.url + path, data=body, headers=headers, timeout=self._timeout
-            )
+            try:
+                return await send()
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                metrics.RESENT.inc()
+                return await send()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise EngineStopped(
                 f"the server of vLLM did not answer: {error or type(error).__name__}"
