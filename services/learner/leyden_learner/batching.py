@@ -138,10 +138,14 @@ class SampleBuffer:
         return gone
 
     def low_watermark(self, next_offsets: Mapping[int, int]) -> dict[int, int]:
-        """Where each partition must be read from again: its first waiting sample, else its next offset."""
+        """Where each partition must be read from again: its first waiting sample, else its next offset.
+
+        One without a next offset must be read from its beginning, whatever waits of it, and stays without.
+        """
         low = dict(next_offsets)
         for waiting in self._waiting.values():
-            low[waiting.partition] = min(low[waiting.partition], waiting.offset)
+            if waiting.partition in low:
+                low[waiting.partition] = min(low[waiting.partition], waiting.offset)
         return low
 
     def _lines(self, now_s: float) -> dict[str, deque[list[Waiting]]]:

@@ -41,11 +41,13 @@ class Positions:
         """Whether the scan takes this sample of a queue, which may have room for it."""
         cursor = self._cursors.get(queue)
         if cursor is None:
-            if offset < self._done.get(queue, {}).get(partition, 0):
+            done = self._done.get(queue, {})
+            if offset < done.get(partition, 0):
                 return False
             if room:
                 return True
-            cursor = self._cursors[queue] = self.scan | {partition: offset}
+            cursor = {place: max(at, self.scan.get(place, 0)) for place, at in (self.scan | done).items()}
+            self._cursors[queue] = cursor = cursor | {partition: offset}
         if offset >= cursor.get(partition, 0):
             self._left[queue] += 1
         return False

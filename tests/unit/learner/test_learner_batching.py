@@ -80,6 +80,7 @@ def test_the_low_watermark_is_the_first_waiting_sample_of_each_partition() -> No
     rule = BatchRule(min_rollouts=1, timeout_s=1.0, rollouts=1)
     buffer = filled(waiting(0, 10), waiting(1, 12), waiting(2, 3, partition=1), rule=rule)
     assert buffer.low_watermark({0: 15, 1: 4, 2: 9}) == {0: 10, 1: 3, 2: 9}
+    assert buffer.low_watermark({0: 15}) == {0: 10}, "the scan has not seen the others yet"
     buffer.step(0.0)
     assert buffer.low_watermark({0: 15, 1: 4, 2: 9}) == {0: 12, 1: 3, 2: 9}
     buffer.step(0.0)

@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leyden_learner.positions import Positions
@@ -57,7 +57,8 @@ class World:
     def low(self) -> dict[int, int]:
         low = self.positions.low()
         for _, partition, offset in self.waiting:
-            low[partition] = min(low[partition], offset)
+            if partition in low:  # else it is read from its beginning anyway
+                low[partition] = min(low[partition], offset)
         return low
 
     def undone(self) -> set[tuple[str, int, int]]:
@@ -76,6 +77,8 @@ ACTS = st.lists(st.tuples(st.sampled_from(["scan", "follow", "train"]), st.integ
 
 
 @given(LOGS, ACTS, st.integers(1, 4))
+@example([["a"], [], ["a", "a"]], [("scan", 2, 2), ("train", 0, 1), ("follow", 0, 1)], 1)
+@example([["b"], [*"aabbbbb"]], [("scan", 1, 6), ("train", 0, 4), ("follow", 1, 1)], 3)
 def test_whatever_happens_every_sample_is_taken_once_and_the_watermark_covers_what_is_not(
     log: Log, acts: list[tuple[str, int, int]], share: int
 ) -> None:
