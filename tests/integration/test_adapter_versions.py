@@ -121,9 +121,7 @@ async def serving(world: World) -> AsyncIterator[httpx.AsyncClient]:
     assert isinstance(server, HttpServer)
     stop = asyncio.Event()
     task = asyncio.create_task(run_components("inference", settings, components, stop))
-    async with asyncio.timeout(DEADLINE_S):
-        while any(component.not_ready() for component in components):  # noqa: ASYNC110 - its own readiness
-            await asyncio.sleep(0.05)
+    await until(lambda: not any(component.not_ready() for component in components), task)
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=DEADLINE_S) as http:
         yield http
     stop.set()

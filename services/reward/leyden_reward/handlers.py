@@ -60,15 +60,11 @@ class RewardProcessor:
         """Take in one event; return once scoring, if it closed a rollout, is under way."""
         event = record.message()
         now = self._time.read(record.timestamp_ms)
-        if self._first.offset < 0:
-            self._first = _Place(record.offset, record.timestamp_ms)
-        if self._unknown_past is not None:
-            await self._look_back(event, record)
+        await self._look_back(event, record)
         metrics.events(event.type).inc()
         for decision in self._assembly.take(event, record.offset, now):
             self._carry_out(decision, record.headers)
-        if len(self._pending) + len(self._revisits or ()) > self._max_pending:
-            await self._room()
+        await self._room()
 
     async def _look_back(self, event: EventMessage, record: Record) -> None:
         """Before the first event that would begin a session, find out what sessions go on from before.
@@ -76,6 +72,8 @@ class RewardProcessor:
         One that was open then had an event no longer ago than sessions may be idle, and has its next one as
         soon; later, an unknown session has begun after this member did. Raises ``Unavailable``.
         """
+        if self._first.offset < 0:
+            self._first = _Place(record.offset, record.timestamp_ms)
         if self._unknown_past is None or not self._assembly.may_go_on(event):
             return
         past, self._unknown_past = self._unknown_past, None

@@ -24,20 +24,16 @@ from leyden_gateway.exchange.fields import (
     objects,
     value,
 )
-from leyden_gateway.exchange.lifting import STAND_IN
+from leyden_gateway.exchange.lifting import STAND_IN, Token
 from leyden_gateway.exchange.training_mode import Wants
 from leyden_platform.dialects.streamed_calls import call_index
 from leyden_schemas import JsonObject
 
 
-class _Token(msgspec.Struct, gc=False):
-    logprob: float
-
-
 class _Logprobs(msgspec.Struct):
     """Chat completions list objects under ``content``, text completions numbers under ``token_logprobs``."""
 
-    content: list[_Token] | None = None
+    content: list[Token] | None = None
     token_logprobs: list[float | None] | None = None
 
 

@@ -15,16 +15,18 @@ STAND_IN = msgspec.Raw(b"%d" % randbits(120))
 _BEGIN = b'"logprobs":{"content":[{'
 _NAME = len(b'"logprobs":')
 _END = b'}]},"'
-"""Of the last token, the list and the object; another member follows. A token that holds this text ends the
-piece too early, which is then no JSON."""
+"""Of the last token, the list and the object; another member follows. Sought from behind: where later text
+looks like it, the piece is no JSON."""
 
 
-class _Token(msgspec.Struct, gc=False):
+class Token(msgspec.Struct, gc=False):
+    """What is read of a sampled token: servers say much more."""
+
     logprob: float
 
 
 class _Logprobs(msgspec.Struct, gc=False):
-    content: list[_Token]
+    content: list[Token]
 
 
 _logprobs = msgspec.json.Decoder(_Logprobs)
