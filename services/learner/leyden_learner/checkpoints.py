@@ -71,9 +71,11 @@ class CheckpointStore:
             _make_durable(unfinished)
             final = unfinished.rename(self._folder / name)
             _sync(self._folder)
-        except OSError as error:
+        except Exception as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise CheckpointNotWritten(f"cannot write a checkpoint to {self._folder}: {error}") from error
+            if isinstance(error, OSError):
+                raise CheckpointNotWritten(f"cannot write a checkpoint to {self._folder}: {error}") from error
+            raise
         return final
 
     @property

@@ -19,6 +19,10 @@ class Unhealthy(StrEnum):
     REWARD_COLLAPSE = "reward_collapse"
 
 
+class NonFiniteWeights(RuntimeError):
+    """Weights, or what they answer, hold NaN or infinity: they are not saved, because nobody could serve them."""
+
+
 @dataclass(frozen=True, slots=True)
 class HealthLimits:
     """The furthest from its sampler that a step may be."""

@@ -16,7 +16,7 @@ from leyden_learner.admission import Admission, Drop
 from leyden_learner.archive import Archive
 from leyden_learner.batching import SampleBuffer, Waiting
 from leyden_learner.checkpoints import CheckpointStore
-from leyden_learner.health import CollapseLimits, CollapseWatch, Unhealthy
+from leyden_learner.health import CollapseLimits, CollapseWatch, NonFiniteWeights, Unhealthy
 from leyden_learner.intake import Intake
 from leyden_learner.outcome import Ruined, Skipped, Trained
 from leyden_learner.pacing import room
@@ -114,11 +114,9 @@ class Learner:
     async def _begin(self) -> None:
         """From the newest committed step, or the registry's newest version and the beginning of the log."""
         await self._patience("database", self._migrate, DatabaseUnreachable)
-        versions, trainers = self._versions, self._trainers
-        checkpoint = await versions.last()
-        await (versions.resume(checkpoint) if checkpoint else versions.start())
-        load = trainers.resume if checkpoint else trainers.begin
-        self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
+        checkpoint = await self._versions.last()
+        await (self._versions.resume(checkpoint) if checkpoint else self._versions.start())
+        await self._load()
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
         if checkpoint:
             self._sinks.offer(checkpoint.step, checkpoint.metrics, again=True)
@@ -130,7 +128,7 @@ class Learner:
             policy=self._settings.policy,
             run=self._settings.run,
             step=self._trainer.step,
-            version=versions.newest,
+            version=self._versions.newest,
         )
 
     def _take_in_from(self, positions: Mapping[int, int]) -> Intake:
@@ -178,12 +176,26 @@ class Learner:
                 case Skipped():
                     self._skip(outcome, batch)
                 case Ruined():
-                    await self._reload()
-                    self._skip(Skipped(outcome.reason, outcome.metrics), batch)
+                    await self._take_back(outcome, batch)
                 case Trained():
-                    self._skips = 0
-                    await self._keep(outcome, batch)
-                    self._look_for_collapse(outcome.metrics)
+                    if await self._kept(outcome, batch):
+                        self._skips = 0
+                        self._look_for_collapse(outcome.metrics)
+                    else:
+                        await self._take_back(Ruined(Unhealthy.NON_FINITE_WEIGHTS, outcome.metrics), batch)
+
+    async def _kept(self, outcome: Trained, batch: Sequence[Waiting]) -> bool:
+        """Whether the step became a version: that weights answer nothing finite is found when they are saved."""
+        try:
+            await self._keep(outcome, batch)
+        except NonFiniteWeights as error:
+            log.error("step_not_saved", step=self._trainer.step, error=str(error))
+            return False
+        return True
+
+    async def _take_back(self, outcome: Ruined, batch: Sequence[Waiting]) -> None:
+        await self._load()
+        self._skip(Skipped(outcome.reason, outcome.metrics), batch)
 
     async def _keep(self, outcome: Trained, batch: Sequence[Waiting]) -> None:
         """Make the step a version, and go on with what that has not made too old."""
@@ -205,11 +217,11 @@ class Learner:
         self._show_room()
         await self._retention()
 
-    async def _reload(self) -> None:
-        """Go back to the weights of the last version, where a step has left others that nobody can use."""
+    async def _load(self) -> None:
+        """The trainer of the last version; also where a step has left weights that nobody can use."""
         versions, trainers = self._versions, self._trainers
-        load = trainers.resume if self._trainer.step else trainers.begin
-        del self._trainer  # so that its memory is free for the next
+        load = trainers.resume if versions.step else trainers.begin
+        self._trainer = None  # type: ignore[assignment]  # so that its memory is free for the next
         self._trainer = await self._on_torch(lambda: load(versions.folder, versions.base))
 
     def _skip(self, outcome: Skipped, batch: Sequence[Waiting]) -> None:

@@ -5,13 +5,6 @@ from leyden_learner.schedule import lr_factor
 from leyden_learner.settings import LearnerSettings
 
 
-class NonFiniteWeights(RuntimeError):
-    """Weights hold NaN or infinity and are therefore not saved."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the weights after step {step} are not finite; they are not saved")
-
-
 def objective_config(settings: LearnerSettings) -> ObjectiveConfig:
     """Bounds and weights of the loss."""
     recipe = settings.recipe

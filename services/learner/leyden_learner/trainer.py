@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from leyden_learner.collate import MicroBatch, collate, idle, share_out, split, weigh
 from leyden_learner.ema import MovingAverage
-from leyden_learner.health import HealthLimits, Unhealthy, verdict
+from leyden_learner.health import HealthLimits, NonFiniteWeights, Unhealthy, verdict
 from leyden_learner.lora import adapters
 from leyden_learner.measurements import Tally, describe
 from leyden_learner.objective import Evidence, objective
@@ -28,7 +28,7 @@ from leyden_learner.objective.aggregation import aggregation
 from leyden_learner.outcome import Outcome, Ruined, Skipped, Trained
 from leyden_learner.policy import Policy, load_policy
 from leyden_learner.settings import LearnerSettings
-from leyden_learner.step import NonFiniteWeights, learning_rate, objective_config
+from leyden_learner.step import learning_rate, objective_config
 from leyden_learner.trainer_state import pack_state, restore_state, write_state
 from leyden_schemas import TrainingSample
 
@@ -126,7 +126,7 @@ class Trainer:
         Raises ``NonFiniteWeights`` instead of saving what could not be served, and ``OSError``.
         """
         if not self._finite():
-            raise NonFiniteWeights(self.step)
+            raise NonFiniteWeights(f"the weights after step {self.step} are not finite")
         published = self._average if self._settings.ema_published else None
         state = self._state()
         try:

@@ -43,11 +43,13 @@ class BaseUnknown(RuntimeError):
 class Versions:
     """Saves, commits and registers the checkpoints of one policy and run.
 
-    ``newest`` is the registry's number of the weights in training, ``folder`` where they lie, ``base`` where
-    the full weights are that the run began with. A run that began with an adapter has that one's base.
+    ``newest`` is the registry's number of the weights in training, ``folder`` where they lie, ``step`` the one
+    that made them, 0 before the run's first, ``base`` where the full weights are that the run began with. A run
+    that began with an adapter has that one's base.
     """
 
     newest: int
+    step: int
     folder: Path
     base: Path
 
@@ -84,7 +86,7 @@ class Versions:
             RegistryUnavailable,
             deadline_s=self._settings.start_timeout_s,
         )
-        self.newest, self.folder = version.version, await self._verified(version)
+        self.newest, self.step, self.folder = version.version, 0, await self._verified(version)
         self.base = self.folder if base is version else await self._verified(base)
         self._base_artifact, self._base_version = base.artifact, base.version
 
@@ -96,7 +98,7 @@ class Versions:
             StoreFailed,
         )
         await self._check(folder, checkpoint.digest, checkpoint.kind)
-        self.folder, self.base = folder, await self._fetch(checkpoint.base, None)
+        self.step, self.folder, self.base = checkpoint.step, folder, await self._fetch(checkpoint.base, None)
         self._base_artifact, self._base_version = checkpoint.base, checkpoint.base_version
         if self._settings.published_kind is WeightsKind.LORA and self._base_version is None:
             raise BaseUnknown(
@@ -116,7 +118,7 @@ class Versions:
         rollout_ids: Collection[UUID],
         offsets: Mapping[int, int],
     ) -> None:
-        """Save, commit and register the step just trained on these rollouts."""
+        """Save, commit and register the step just trained on these rollouts. Raises ``NonFiniteWeights``."""
         settings, step = self._settings, trainer.step
         made = Checkpoint(
             step=step,
@@ -142,7 +144,7 @@ class Versions:
             await self._patience(
                 "database", lambda: self._repository.commit(checkpoint, rollout_ids), DatabaseUnreachable
             )
-        self.folder = path
+        self.step, self.folder = step, path
         with self._phases("register"):
             await self._register(checkpoint)
 

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.collate import collate, weigh
-from leyden_learner.health import HealthLimits, Unhealthy
+from leyden_learner.health import HealthLimits, NonFiniteWeights, Unhealthy
 from leyden_learner.model import load_model, token_logprobs
 from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.outcome import Ruined, Skipped, Trained
 from leyden_learner.settings import LearnerSettings
-from leyden_learner.step import NonFiniteWeights
 from leyden_learner.testing import make_row, make_sample, make_span
 from leyden_learner.trainer import Trainer
 from leyden_learner.trainer_state import TrainerStateMissing
@@ -266,6 +265,21 @@ def test_non_finite_weights_are_never_saved(model_folder: Path, tmp_path: Path) 
     with pytest.raises(NonFiniteWeights, match="step 0"):
         trainer.save(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"lr": 1e18}, {"lr": 1e20, "lora_rank": 2}, {"lr": 1e18, "ema_decay": 0.5}])
+def test_finite_weights_that_answer_nothing_finite_are_never_saved(
+    model_folder: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Every weight is a number; multiplied with one another they are none any more."""
+    trainer = make_trainer(model_folder, **changes)
+    trained(trainer, SAMPLES)
+    assert all(bool(value.isfinite().all()) for value in weights(trainer).values())
+    store = CheckpointStore(tmp_path, "tiny", "default")
+    with pytest.raises(NonFiniteWeights, match="what they answer"):
+        store.write(1, model_folder, trainer.save)
+    assert store.names() == []
+    assert store.remove_unfinished() == []
 
 
 def test_a_checkpoint_without_trainer_state_cannot_be_resumed(model_folder: Path) -> None:

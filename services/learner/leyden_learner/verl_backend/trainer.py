@@ -19,14 +19,14 @@ from torch import Tensor
 from leyden_learner import lora
 from leyden_learner.adapter_folder import is_adapter
 from leyden_learner.collate import MicroBatch, collate, split, weigh
-from leyden_learner.health import HealthLimits, Unhealthy, verdict
+from leyden_learner.health import HealthLimits, NonFiniteWeights, Unhealthy, verdict
 from leyden_learner.lora_files import begin_with, refuse_without_rank, write_adapter
 from leyden_learner.measurements import Tally, describe
 from leyden_learner.model import choose_device
 from leyden_learner.objective.aggregation import aggregation
 from leyden_learner.outcome import Outcome, Ruined, Skipped, Trained
 from leyden_learner.settings import LearnerSettings
-from leyden_learner.step import NonFiniteWeights, learning_rate, objective_config
+from leyden_learner.step import learning_rate, objective_config
 from leyden_learner.trainer_state import pack_state, restore_state, whole, write_state
 from leyden_learner.verl_backend.engine import build_engine
 from leyden_learner.verl_backend.probing import probe_of
@@ -135,7 +135,7 @@ class VerlTrainer:
         Raises ``NonFiniteWeights`` instead of saving what could not be served, and ``OSError``.
         """
         if not self._finite():
-            raise NonFiniteWeights(self.step)
+            raise NonFiniteWeights(f"the weights after step {self.step} are not finite")
         try:
             if self._settings.publish == "adapter":
                 own = {n: whole(v).cpu() for n, v in lora.published(self._engine.module).items()}
