@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from leyden_platform.artifacts import verify_artifact
 from leyden_platform.database import Order, OutboxRelay, create_engine, migrate, schema_drift
 from leyden_platform.messaging import MemoryPublisher
 from leyden_platform.settings import DatabaseSettings
+from leyden_registry import inspection
 from leyden_registry.api import registry_app
 from leyden_registry.inspection import ArtifactInspector
 from leyden_registry.registry import Registry
 from leyden_registry.tables import SCHEMA, metadata, outbox
-from leyden_schemas import AliasMoved, ModelPublished, decode
+from leyden_schemas import AliasMoved, ModelPublished, WeightsKind, decode
 
 pytestmark = pytest.mark.postgres
 
@@ -175,6 +178,30 @@ async def test_concurrent_repeats_make_one_version(service: Service) -> None:
     responses = await asyncio.gather(*(service.publish(**body) for _ in range(6)))
     assert sorted(response.status_code for response in responses) == [200] * 5 + [201]
     assert len({response.text for response in responses}) == 1
+
+
+async def test_a_publisher_that_gives_up_waiting_meets_the_same_reading_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An artifact that takes longer to read than its publisher waits is read once and registered once."""
+    readings: list[Path] = []
+    enough = threading.Event()
+
+    def slowly(path: Path, kind: WeightsKind) -> str:
+        readings.append(path)
+        assert enough.wait(30)
+        return verify_artifact(path, kind)
+
+    monkeypatch.setattr(inspection, "verify_artifact", slowly)
+    body = {"version_id": str(uuid4()), "artifact": checkpoint(service.root / "a")}
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(service.publish(**body), 0.1)
+    last = asyncio.create_task(service.publish(**body))
+    await asyncio.wait([last], timeout=0.1)
+    enough.set()
+    assert ((await last).status_code, len(readings)) == (201, 1)
+    assert (await service.publish(**body)).status_code == 200
 
 
 async def test_one_version_id_for_two_policies_at_once_is_one_version_and_a_conflict(

@@ -115,19 +115,23 @@ class RegistryClient:
     async def _answer(self, method: str, path: str, body: dict[str, Any] | None) -> httpx.Response:
         try:
             return await self._http.request(method, path, json=body, headers=trace_headers())
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             where = f"{self._http.base_url} (LEYDEN_LEARNER_REGISTRY_URL)"
             raise RegistryUnavailable(f"no answer from {where}: {error or type(error).__name__}") from error
 
 
 def _json_of(method: str, path: str, response: httpx.Response) -> dict[str, Any]:
-    if response.is_success:
-        answer: dict[str, Any] = response.json()
-        return answer
     text = f"{method} {path}: {response.status_code}: {response.text[:500]}"
+    if response.is_success:
+        try:
+            answer: dict[str, Any] = response.json()
+        except ValueError:  # of something in between that says 200 for a registry that is away
+            raise RegistryUnavailable(f"{text}, which is not JSON") from None
+        return answer
     if response.status_code == httpx.codes.NOT_FOUND and method == "GET":
         raise PolicyMissing(text)
     if response.is_server_error or response.status_code in (
+        httpx.codes.REQUEST_TIMEOUT,
         httpx.codes.TOO_MANY_REQUESTS,
         httpx.codes.NOT_FOUND,
     ):

@@ -47,9 +47,26 @@ class ArtifactInspector:
         self._objects = objects or ObjectSettings()
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(concurrency)
+        self._under_way: dict[tuple[str, WeightsKind], asyncio.Task[Artifact]] = {}
 
     async def inspect(self, uri: str, kind: WeightsKind) -> Artifact:
-        """The digests of a complete artifact. Raises ``ArtifactRefused`` or ``ArtifactTimedOut``."""
+        """The digests of a complete artifact. Raises ``ArtifactRefused`` or ``ArtifactTimedOut``.
+
+        A publisher that asks again before a large artifact is read gets the answer of the same reading.
+        """
+        key = uri, kind
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(self._inspect(uri, kind))
+            task.add_done_callback(lambda done: self._finished(key, done))
+        return await asyncio.shield(task)
+
+    def _finished(self, key: tuple[str, WeightsKind], task: asyncio.Task[Artifact]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()  # seen, also when whoever asked has gone
+
+    async def _inspect(self, uri: str, kind: WeightsKind) -> Artifact:
         try:
             async with asyncio.timeout(self._timeout_s), self._slots:
                 with metrics.ARTIFACT_SECONDS.time():

@@ -54,10 +54,17 @@ async def test_an_unknown_policy_is_worth_waiting_for() -> None:
         await client(httpx.ASGITransport(RegistryStub("tiny", None).app)).latest("tiny")
 
 
-@pytest.mark.parametrize("status", [429, 500, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 503, 504])
 async def test_what_may_pass_is_unavailable(status: int) -> None:
     with pytest.raises(RegistryUnavailable, match=str(status)):
         await answering(status).register("tiny", REGISTRATION)
+
+
+async def test_a_page_of_something_in_between_is_no_answer() -> None:
+    """A proxy that says 200 for a registry that is away must not end training."""
+    page = httpx.MockTransport(lambda _request: httpx.Response(200, html="<h1>Back soon</h1>"))
+    with pytest.raises(RegistryUnavailable, match="Back soon.*not JSON"):
+        await client(page).register("tiny", REGISTRATION)
 
 
 @pytest.mark.parametrize("status", [400, 409, 422])
