@@ -75,7 +75,11 @@ def published_name(name: str) -> str:
 
 
 def check_servable(model: Any, settings: LearnerSettings) -> None:
-    """Refuse, before anything is trained, adapters that nobody could serve. Raises ``NoSuchLayers``."""
+    """Refuse, before anything is trained, adapters that nobody could serve or asked for. Raises ``NoSuchLayers``."""
+    adapted = [name for name, _ in _layers(model)]
+    for target in settings.lora_targets:
+        if not any(f".{name}".endswith(f".{target}") for name in adapted):
+            raise NoSuchLayers(f"{_TARGETS}={settings.lora_targets}: no layer is named {target}")
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if model.config.get_text_config().tie_word_embeddings and any(map(_is_adapted, ends)):
         raise NoSuchLayers(

@@ -64,11 +64,11 @@ def _larger(one: float, other: float) -> float:
 
 def _by_bound(terms: Terms) -> dict[str, Tensor]:
     """Tokens that the lower and the upper bound holds, where the backend tells which tokens are held."""
-    if terms.clipped_n.dtype is not torch.bool:
+    if terms.bounded_n is None:
         return {}
     return {
-        "clip_low_fraction": terms.clipped_n & (terms.ratio_n < 1),
-        "clip_high_fraction": terms.clipped_n & (terms.ratio_n > 1),
+        "clip_low_fraction": terms.clipped_n & (terms.bounded_n < 1),
+        "clip_high_fraction": terms.clipped_n & (terms.bounded_n > 1),
     }
 
 

@@ -52,7 +52,7 @@ STALENESS = Histogram(
 )
 PHASE = Histogram(
     "leyden_learner_phase_seconds",
-    "Seconds of each phase of a step: collect, train, checkpoint, commit, register.",
+    "Seconds of each phase of a step: collect, train, checkpoint, upload, commit, register.",
     ["policy", "phase"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
@@ -63,7 +63,7 @@ _GAUGES = {
     "grad_norm": "Norm of the gradient before clipping.",
     "entropy": "Mean entropy of the sampled tokens' distributions, nats.",
     "kl_sampler": "Mean (log policy - log sampler)^2 / 2 of sampled tokens.",
-    "kl_reference": "Mean k3 estimate of the KL to the first version; 0 without a KL term.",
+    "kl_reference": "Mean estimate, by the setting kl, of the KL to the first version; 0 without a KL term.",
     "clip_fraction": "Share of sampled tokens that a clip bound keeps from moving the policy.",
     "clip_low_fraction": "Share held by the lower bound: tokens that became less likely.",
     "clip_high_fraction": "Share held by the upper bound: tokens that became more likely.",

@@ -1,7 +1,7 @@
 """Loading a policy, and the log-probabilities it gives to sampled tokens at temperature 1."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,11 +47,13 @@ def load_model(folder: Path, device: torch.device, *, packing: bool = True) -> A
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, read = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
             attn_implementation=register() if packing else None,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"cannot load a causal LM from {folder}: {error}") from error
@@ -60,12 +62,22 @@ def load_model(folder: Path, device: torch.device, *, packing: bool = True) -> A
     ready.to(device).eval()
     probe_bt = torch.arange(4, device=device)[None] % ready.config.get_text_config().vocab_size
     try:
+        _check_weights(ready, read)
         _check_head(ready, probe_bt)
         if packing:
             _check_packing(ready, probe_bt)
     except ValueError as error:
         raise UnsupportedModel(f"{type(model).__name__}: {error}") from error
     return ready
+
+
+def _check_weights(model: Any, read: Mapping[str, Any]) -> None:
+    """Refuse what transformers would make up by chance, and what no step could start from."""
+    made_up = sorted({*read["missing_keys"], *(name for name, *_ in read["mismatched_keys"])})
+    if made_up:
+        raise UnsupportedModel(f"its weights lack {', '.join(made_up[:3])}, or have it in another shape")
+    if odd := [name for name, value in model.named_parameters() if not value.isfinite().all()]:
+        raise UnsupportedModel(f"{odd[0]} holds NaN or infinity")
 
 
 @torch.no_grad()

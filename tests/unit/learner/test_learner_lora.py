@@ -56,8 +56,9 @@ def test_new_adapters_change_nothing_and_are_all_that_trains(model_folder: Path)
 def test_only_named_layers_get_adapters(model_folder: Path) -> None:
     policy = load_policy(settings(lora_targets=["q_proj"]), model_folder, model_folder)
     assert len(policy.trainable) == 2 * 2
-    with pytest.raises(NoSuchLayers, match="LORA_TARGETS"):
-        load_policy(settings(lora_targets=["wheels"]), model_folder, model_folder)
+    for targets in (["wheels"], ["q_proj", "wheels"]):
+        with pytest.raises(NoSuchLayers, match="LORA_TARGETS.*wheels"):
+            load_policy(settings(lora_targets=targets), model_folder, model_folder)
 
 
 def test_merging_by_hand(model_folder: Path) -> None:

@@ -38,15 +38,16 @@ def test_a_batch_is_described() -> None:
     )
 
 
-def terms(clipped: torch.Tensor) -> Terms:
+def terms(clipped: torch.Tensor, bounded: torch.Tensor | None = None) -> Terms:
     """Four tokens with ratios on both sides of 1."""
     ones = torch.ones(4)
-    return Terms(tensor(0.5), tensor([0.5, 0.9, 1.1, 2.0]), clipped, ones, ones, ones)
+    return Terms(tensor(0.5), tensor([0.5, 0.9, 1.1, 2.0]), clipped, ones, ones, ones, bounded)
 
 
 def test_held_tokens_are_counted_by_the_bound_that_holds_them() -> None:
-    tally = Tally()
-    tally.add(terms(tensor([True, False, True, True])), torch.ones(4), torch.zeros(4))
+    """The bounded ratios count, not those to the sampler, which lie on the other side for two of them."""
+    tally, bounded = Tally(), tensor([1.5, 0.9, 0.5, 1.4])
+    tally.add(terms(tensor([True, False, True, True]), bounded), torch.ones(4), torch.zeros(4))
     means = tally.means()
     assert (means["clip_fraction"], means["clip_low_fraction"], means["clip_high_fraction"]) == (
         0.75,

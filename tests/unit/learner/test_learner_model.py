@@ -1,10 +1,14 @@
 """Log-probabilities of sampled tokens, against the plain computation row by row."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from leyden_learner import model as subject
 from leyden_learner.attention import attend
@@ -15,6 +19,7 @@ from leyden_learner.testing import make_row, make_sample, make_span
 from leyden_schemas import TrainingSample
 
 CPU = torch.device("cpu")
+UP = "model.layers.1.mlp.up_proj.weight"
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["packed", "padded"])
@@ -152,3 +157,23 @@ def test_a_model_that_carries_state_from_row_to_row_is_refused_packed_rows(tmp_p
     with pytest.raises(UnsupportedModel, match="from row to row; set LEYDEN_LEARNER_PACKING=false"):
         load_model(tmp_path, CPU)
     assert load_model(tmp_path, CPU, packing=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        (lambda tensors: tensors.pop(UP), rf"lack {UP}"),
+        (lambda tensors: tensors.update({UP: torch.zeros(3, 3)}), rf"lack {UP}, or have it in another shape"),
+        (lambda tensors: tensors[UP][0, 0].fill_(float("nan")), rf"{UP} holds NaN"),
+    ],
+)
+def test_weights_that_are_not_all_there_are_refused(
+    model_folder: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], wrong: str
+) -> None:
+    """transformers would fill them with random numbers and go on."""
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModel, match=wrong):
+        load_model(folder, CPU)

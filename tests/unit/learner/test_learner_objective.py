@@ -74,7 +74,7 @@ def test_clipped_loss(r: float, advantage: float, loss: float, clipped: bool) ->
 def test_clipped_tokens_carry_no_gradient() -> None:
     ratio_n = torch.tensor([1.5, 1.1, 0.5, 0.9, 10.0], requires_grad=True)
     advantages_n = torch.tensor([1.0, 1.0, -1.0, -1.0, -1.0])
-    loss_n, clipped_n = clipped(ratio_n, advantages_n, USUAL)
+    loss_n, clipped_n, _ = clipped(ratio_n, advantages_n, USUAL)
     loss_n.sum().backward()  # type: ignore[no-untyped-call]
     assert ratio_n.grad is not None
     assert ratio_n.grad.tolist() == [0.0, -1.0, 0.0, 1.0, 0.0]
@@ -271,6 +271,20 @@ def test_the_anchor_is_the_trainer_at_the_start_of_the_step() -> None:
     assert terms.importance_n.tolist() == pytest.approx([1.2, 1.0])
     assert terms.loss.item() == pytest.approx(0.5 * (-1.2 * 1.28 + 1.0))
     assert terms.clipped_n.tolist() == [True, False]
+
+
+def test_the_bounded_ratio_is_what_the_bounds_are_of() -> None:
+    """Decoupled it is to the anchor: 0.9 / 0.6, while 0.9 / 0.95 to the sampler. GSPO's is the completion's."""
+    logprobs_n, anchor_n = torch.tensor([0.9, 0.5]).log(), torch.tensor([0.6, 0.5]).log()
+    sampler_n = torch.tensor([0.95, 0.5]).log()
+    given = evidence(logprobs_n, anchor_logprobs_n=anchor_n, sampler_logprobs_n=sampler_n)
+    decoupled = objective(given, replace(PLAIN, importance_cap=2.0))
+    assert decoupled.bounded_n is not None
+    assert decoupled.bounded_n.tolist() == pytest.approx([1.5, 1.0])
+    assert decoupled.ratio_n.tolist() == pytest.approx([0.9 / 0.95, 1.0])
+    sequence = objective(given, replace(PLAIN, loss="gspo"))
+    assert sequence.bounded_n is not None
+    assert sequence.bounded_n.tolist() == pytest.approx([math.sqrt(0.9 / 0.95)] * 2)
 
 
 def test_the_kl_estimator_is_chosen() -> None:

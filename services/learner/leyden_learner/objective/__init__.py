@@ -52,7 +52,11 @@ class Evidence(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The weighted loss to minimise, and per-token measurements without gradient."""
+    """The weighted loss to minimise, and per-token measurements without gradient.
+
+    ``ratio_n`` is policy / sampler, ``bounded_n`` the ratio that the loss bounds, which may be to the anchor or
+    of a whole completion; None where a backend does not tell it.
+    """
 
     loss: Tensor
     ratio_n: Tensor
@@ -60,6 +64,7 @@ class Terms(NamedTuple):
     importance_n: Tensor
     kl_sampler_n: Tensor
     kl_reference_n: Tensor
+    bounded_n: Tensor | None = None
 
 
 def objective(evidence: Evidence, config: ObjectiveConfig) -> Terms:
@@ -86,6 +91,7 @@ def objective(evidence: Evidence, config: ObjectiveConfig) -> Terms:
         importance_n=importance_n,
         kl_sampler_n=k2(detached_n, sampler_n),
         kl_reference_n=kl_n.detach(),
+        bounded_n=policy.ratio_n,
     )
 
 

@@ -27,10 +27,14 @@ class Tokens(NamedTuple):
 
 
 class PolicyLoss(NamedTuple):
-    """Loss per token, to minimise, and which tokens a bound keeps from having their full effect."""
+    """Loss per token, to minimise, and which tokens a bound keeps from having their full effect.
+
+    ``ratio_n`` is what the bounds are of, without gradient.
+    """
 
     loss_n: Tensor
     clipped_n: Tensor
+    ratio_n: Tensor
 
 
 Loss = Callable[[Tokens, Bounds], PolicyLoss]

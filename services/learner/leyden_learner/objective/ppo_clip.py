@@ -24,4 +24,4 @@ def clipped(ratio_n: Tensor, advantages_n: Tensor, bounds: Bounds) -> PolicyLoss
     negative_n = advantages_n < 0
     ceiling_n = torch.where(negative_n, -bounds.dual * advantages_n, torch.inf)
     loss_n = torch.minimum(pessimistic_n, ceiling_n)
-    return PolicyLoss(loss_n, (bounded_n > plain_n) | (plain_n > ceiling_n))
+    return PolicyLoss(loss_n, (bounded_n > plain_n) | (plain_n > ceiling_n), ratio_n.detach())
