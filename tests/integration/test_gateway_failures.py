@@ -103,7 +103,12 @@ async def test_bodies_that_are_not_requests(gateway: Gateway, stub: VllmStub, co
 
 @pytest.mark.parametrize(
     ("encoding", "content"),
-    [("gzip", gzip.compress(b'{"messages": []}', mtime=0)), ("GZIP", b"{}"), ("br", b"{}"), ("identity, gzip", b"{}")],
+    [
+        ("gzip", gzip.compress(b'{"messages": []}', mtime=0)),
+        ("GZIP", b"{}"),
+        ("br", b"{}"),
+        ("identity, gzip", b"{}"),
+    ],
     ids=["gzip", "upper case", "brotli", "twice"],
 )
 async def test_a_compressed_body_is_refused_by_its_encoding(

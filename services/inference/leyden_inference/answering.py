@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+import structlog
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
@@ -9,8 +10,13 @@ from leyden_inference import metrics
 from leyden_inference.errors import RequestRefused
 from leyden_platform.telemetry import span
 
+log = structlog.get_logger(__name__)
+
 Handler = Callable[[Request], Awaitable[Response]]
 
+_FAILED = RequestRefused(
+    "the service failed to answer; its log says why", status=500, kind="server_error", code="internal_error"
+)
 _DISCONNECTED = 499
 """Status in metrics of a request whose client went away; nobody receives it."""
 
@@ -27,6 +33,9 @@ def answered(endpoint: str, handler: Handler) -> Handler:
         except ClientDisconnect:
             metrics.DISCONNECTED.inc()
             response = Response(status_code=_DISCONNECTED)
+        except Exception as error:  # the seam: one bad request must not look like a dead service
+            log.error("request_failed", endpoint=endpoint, exc_info=error)
+            response = JSONResponse(_FAILED.body(), status_code=_FAILED.status)
         metrics.REQUESTS.labels(endpoint, str(response.status_code)).inc()
         return response
 

@@ -177,7 +177,7 @@ def chat_prompt(
     template = served.model.text.template
     if template is None:
         raise RequestRefused(f"{served.name} has no chat template; use /v1/completions", param="messages")
-    text = template.render(normalise(messages), tools or None, **options)
+    text = template.render(normalise(messages), tools or None, options)
     return served.model.text.tokenizer.encode(text)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ class ChatTemplate:
             raise UnsupportedModel(f"the chat template does not compile: {error}") from None
         self._variables = variables
 
-    def render(self, messages: list[Message], tools: list[Message] | None, **options: Any) -> str:
+    def render(
+        self, messages: list[Message], tools: list[Message] | None, options: Mapping[str, Any] | None = None
+    ) -> str:
         """The prompt of a conversation. Raises ``RequestRefused`` when the template refuses the messages."""
-        context = {**self._variables, "documents": None, "add_generation_prompt": True, **options}
+        context = {**self._variables, "documents": None, "add_generation_prompt": True, **(options or {})}
         try:
-            return self._template.render(messages=messages, tools=tools, **context)
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            return self._template.render({**context, "messages": messages, "tools": tools})
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise RequestRefused(f"the chat template refuses these messages: {error}") from None
 
 
@@ -63,8 +66,12 @@ def _normalised(message: Message) -> Message:
         result["content"] = "\n".join(_text(part) for part in content)
     elif content is None and not result.get("tool_calls"):
         result["content"] = ""
-    if result.get("tool_calls"):
-        result["tool_calls"] = [_with_object_arguments(call) for call in result["tool_calls"]]
+    elif not isinstance(content, str | None):
+        raise RequestRefused("content is a text or a list of parts", param="messages")
+    if calls := result.get("tool_calls"):
+        if not isinstance(calls, list):
+            raise RequestRefused("tool_calls is a list", param="messages")
+        result["tool_calls"] = [_with_object_arguments(call) for call in calls]
     return result
 
 
@@ -88,7 +95,7 @@ def _with_object_arguments(call: Any) -> Any:
     elif isinstance(arguments, str):
         try:
             function["arguments"] = json.loads(arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return call
     return call
 

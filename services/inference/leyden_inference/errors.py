@@ -36,7 +36,8 @@ class RequestRefused(InferenceError):
 
     def body(self) -> dict[str, Any]:
         """The OpenAI error object."""
-        error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
+        message = str(self).encode(errors="replace").decode()
+        error = {"message": message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
 

@@ -33,8 +33,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "echo": (None, False),
     "suffix": (None, ""),
     "best_of": (None, 1),
+    "stop_token_ids": (None, []),
+    "include_stop_str_in_output": (None, False),
+    "skip_special_tokens": (None, True),
+    "logits_processors": (None, []),
+    "truncate_prompt_tokens": (None,),
+    "chat_template": (None,),
+    "documents": (None, []),
+    "functions": (None, []),
 }
-"""Parameters that this engine lacks, and the values with which they change nothing."""
+"""Parameters that this engine lacks and that change a prompt, what is sampled or its text, and the values
+with which they change nothing."""
 
 
 class StreamOptions(BaseModel):
@@ -143,6 +152,8 @@ class ChatRequest(CompletionFields):
         for message in self.messages:
             if not isinstance(message.get("role"), str):
                 raise ValueError("messages: every message needs a role")
+        if taken := self.chat_template_kwargs.keys() & {"messages", "tools"}:
+            raise ValueError(f"chat_template_kwargs: {min(taken)} has a field of its own")
         return self
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer as Rust  # type: ignore[import-untyped]
 
 from leyden_inference.architecture import read_json
-from leyden_inference.errors import UnsupportedModel
+from leyden_inference.errors import RequestRefused, UnsupportedModel
 
 _UNFINISHED = "\ufffd"
 """What a decoder writes for bytes that do not make a character yet."""
@@ -34,7 +34,14 @@ class Tokenizer:
         self._pieces: dict[int, str] = {}
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Token ids; with ``special`` also those that the tokenizer puts around a text."""
+        """Token ids; with ``special`` also those that the tokenizer puts around a text.
+
+        Raises ``RequestRefused`` for what is no text: JSON can name half of a character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestRefused(f"the prompt has half a character, a lone surrogate: {error}") from None
         ids: list[int] = self._rust.encode(text, add_special_tokens=special).ids
         return ids
 

@@ -20,7 +20,7 @@ class Unhealthy(StrEnum):
 
 
 class NonFiniteWeights(RuntimeError):
-    """Weights, or what they answer, hold NaN or infinity: they are not saved, because nobody could serve them."""
+    """Weights, or what they answer, hold NaN or infinity: they are not saved, nobody could serve them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class Learner:
                         await self._take_back(Ruined(Unhealthy.NON_FINITE_WEIGHTS, outcome.metrics), batch)
 
     async def _kept(self, outcome: Trained, batch: Sequence[Waiting]) -> bool:
-        """Whether the step became a version: that weights answer nothing finite is found when they are saved."""
+        """Whether the step became a version; that weights answer nothing finite is found in saving them."""
         try:
             await self._keep(outcome, batch)
         except NonFiniteWeights as error:

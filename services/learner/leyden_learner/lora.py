@@ -75,7 +75,10 @@ def published_name(name: str) -> str:
 
 
 def check_servable(model: Any, settings: LearnerSettings) -> None:
-    """Refuse, before anything is trained, adapters that nobody could serve or asked for. Raises ``NoSuchLayers``."""
+    """Refuse, before anything is trained, adapters that nobody could serve, and targets that are no layers.
+
+    Raises ``NoSuchLayers``.
+    """
     adapted = [name for name, _ in _layers(model)]
     for target in settings.lora_targets:
         if not any(f".{name}".endswith(f".{target}") for name in adapted):

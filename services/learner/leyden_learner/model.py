@@ -46,8 +46,9 @@ def load_model(folder: Path, device: torch.device, *, packing: bool = True) -> A
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
+    auto: Any = AutoModelForCausalLM
     try:
-        model, read = AutoModelForCausalLM.from_pretrained(
+        model, read = auto.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
@@ -58,8 +59,7 @@ def load_model(folder: Path, device: torch.device, *, packing: bool = True) -> A
     except (OSError, ValueError, KeyError) as error:
         raise UnsupportedModel(f"cannot load a causal LM from {folder}: {error}") from error
     model.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    ready: Any = model
-    ready.to(device).eval()
+    ready: Any = model.to(device).eval()
     probe_bt = torch.arange(4, device=device)[None] % ready.config.get_text_config().vocab_size
     try:
         _check_weights(ready, read)

@@ -43,9 +43,9 @@ class BaseUnknown(RuntimeError):
 class Versions:
     """Saves, commits and registers the checkpoints of one policy and run.
 
-    ``newest`` is the registry's number of the weights in training, ``folder`` where they lie, ``step`` the one
-    that made them, 0 before the run's first, ``base`` where the full weights are that the run began with. A run
-    that began with an adapter has that one's base.
+    ``newest`` is the registry's number of the weights in training, ``folder`` where they lie, ``step`` the
+    one that made them, 0 before the run's first, ``base`` where the full weights are that the run began with.
+    A run that began with an adapter has that one's base.
     """
 
     newest: int

@@ -236,6 +236,19 @@ async def test_lengths_are_bounded_by_request_and_generation_configuration(http:
             "response_format",
         ),
         ("/v1/chat/completions", {**CHAT, "frequency_penalty": 0.5}, 400, "frequency_penalty"),
+        ("/v1/chat/completions", {**CHAT, "chat_template": "{{ 1 }}"}, 400, "chat_template"),
+        ("/v1/chat/completions", {**CHAT, "documents": [{"text": "x"}]}, 400, "documents"),
+        ("/v1/chat/completions", {**CHAT, "chat_template_kwargs": {"messages": []}}, 400, "messages"),
+        ("/v1/chat/completions", {**CHAT, "chat_template_kwargs": {"tools": []}}, 400, "tools"),
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": 5}]}, 400, "content"),
+        (
+            "/v1/chat/completions",
+            {**CHAT, "messages": [{"role": "assistant", "tool_calls": 5}]},
+            400,
+            "tool_calls",
+        ),
+        ("/v1/completions", {**LONG, "stop_token_ids": [5]}, 400, "stop_token_ids"),
+        ("/v1/completions", {**LONG, "truncate_prompt_tokens": 1}, 400, "truncate_prompt_tokens"),
         ("/v1/chat/completions", {**CHAT, "max_tokens": 10_000}, 400, "maximum context length"),
         ("/v1/completions", {"model": MODEL, "prompt": [5] * 600}, 400, "maximum context length"),
         ("/v1/completions", {"model": MODEL, "prompt": [99_999]}, 400, "token ids"),
@@ -263,6 +276,48 @@ async def test_bytes_that_are_not_json_are_refused(http: httpx.AsyncClient, body
     response = await http.post("/v1/chat/completions", content=body)
     assert response.status_code == 400
     assert "JSON" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "user", "content": "\ud800"}]}),
+        ("/v1/chat/completions", {**CHAT, "messages": [{"role": "\ud800", "content": "x"}]}),
+        ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function", "function": {"name": "\ud800"}}]}),
+        ("/v1/chat/completions", {**CHAT, "model": "\ud800"}),
+        ("/v1/completions", {**LONG, "prompt": "\ud800"}),
+        ("/tokenize", {"model": MODEL, "prompt": "\ud800"}),
+    ],
+)
+async def test_half_a_character_is_refused(http: httpx.AsyncClient, path: str, body: Any) -> None:
+    response = await http.post(path, content=json.dumps(body).encode())
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_arguments_as_deep_as_json_goes_are_text(http: httpx.AsyncClient) -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "[" * 100_000}}
+    message = {"role": "assistant", "tool_calls": [call]}
+    response = await http.post("/v1/chat/completions", json={**CHAT, "messages": [message]})
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_template_may_be_given_what_it_asks_for(http: httpx.AsyncClient) -> None:
+    options = {"self": 1, "not a name": 2, "add_generation_prompt": True}
+    answer = await post(http, "/v1/chat/completions", {**CHAT, "chat_template_kwargs": options})
+    assert answer["choices"][0]["finish_reason"] == "tool_calls"
+
+
+async def test_a_failure_of_our_own_is_told_in_the_clients_language(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_serving: Serving, _ref: str) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Serving, "find", fail)
+    response = await http.post("/v1/chat/completions", json=CHAT)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
 
 
 async def test_models_and_health(http: httpx.AsyncClient, client: openai.AsyncOpenAI) -> None:

@@ -57,7 +57,7 @@ def test_only_named_layers_get_adapters(model_folder: Path) -> None:
     policy = load_policy(settings(lora_targets=["q_proj"]), model_folder, model_folder)
     assert len(policy.trainable) == 2 * 2
     for targets in (["wheels"], ["q_proj", "wheels"]):
-        with pytest.raises(NoSuchLayers, match="LORA_TARGETS.*wheels"):
+        with pytest.raises(NoSuchLayers, match=r"LORA_TARGETS.*wheels"):
             load_policy(settings(lora_targets=targets), model_folder, model_folder)
 
 

@@ -274,7 +274,7 @@ def test_the_anchor_is_the_trainer_at_the_start_of_the_step() -> None:
 
 
 def test_the_bounded_ratio_is_what_the_bounds_are_of() -> None:
-    """Decoupled it is to the anchor: 0.9 / 0.6, while 0.9 / 0.95 to the sampler. GSPO's is the completion's."""
+    """Decoupled it is to the anchor, 0.9 / 0.6, not to the sampler, 0.9 / 0.95; of GSPO the whole."""
     logprobs_n, anchor_n = torch.tensor([0.9, 0.5]).log(), torch.tensor([0.6, 0.5]).log()
     sampler_n = torch.tensor([0.95, 0.5]).log()
     given = evidence(logprobs_n, anchor_logprobs_n=anchor_n, sampler_logprobs_n=sampler_n)

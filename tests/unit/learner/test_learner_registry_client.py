@@ -63,7 +63,7 @@ async def test_what_may_pass_is_unavailable(status: int) -> None:
 async def test_a_page_of_something_in_between_is_no_answer() -> None:
     """A proxy that says 200 for a registry that is away must not end training."""
     page = httpx.MockTransport(lambda _request: httpx.Response(200, html="<h1>Back soon</h1>"))
-    with pytest.raises(RegistryUnavailable, match="Back soon.*not JSON"):
+    with pytest.raises(RegistryUnavailable, match=r"Back soon.*not JSON"):
         await client(page).register("tiny", REGISTRATION)
 
 

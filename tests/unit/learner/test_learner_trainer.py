@@ -267,7 +267,9 @@ def test_non_finite_weights_are_never_saved(model_folder: Path, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("changes", [{"lr": 1e18}, {"lr": 1e20, "lora_rank": 2}, {"lr": 1e18, "ema_decay": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{"lr": 1e18}, {"lr": 1e20, "lora_rank": 2}, {"lr": 1e18, "ema_decay": 0.5}]
+)
 def test_finite_weights_that_answer_nothing_finite_are_never_saved(
     model_folder: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

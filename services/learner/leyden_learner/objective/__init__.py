@@ -54,8 +54,8 @@ class Evidence(NamedTuple):
 class Terms(NamedTuple):
     """The weighted loss to minimise, and per-token measurements without gradient.
 
-    ``ratio_n`` is policy / sampler, ``bounded_n`` the ratio that the loss bounds, which may be to the anchor or
-    of a whole completion; None where a backend does not tell it.
+    ``ratio_n`` is policy / sampler, ``bounded_n`` the ratio that the loss bounds, which may be to the anchor
+    or of a whole completion; None where a backend does not tell it.
     """
 
     loss: Tensor
