@@ -12,7 +12,7 @@ from leyden_reward.beside import beside, is_long
 from leyden_reward.decisions import Closed
 from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
 from leyden_reward.rewards.grading import Grader, Grades
-from leyden_reward.rewards.verdict import Graded, Refused, Verdict
+from leyden_reward.rewards.verdict import Graded, Refused, Verdict, writable
 from leyden_schemas import Outcome, RewardTerm, Trajectory, TrajectoryStatus
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ def excluded(trajectory: Trajectory, reason: str, text: str) -> Trajectory:
         update={
             "status": TrajectoryStatus.EXCLUDED,
             "excluded_reason": str(reason),
-            "error": text,
+            "error": writable(text),
             "final": [],
         }
     )

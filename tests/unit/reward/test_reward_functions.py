@@ -1,6 +1,7 @@
 """Built-in rewards, and what counts as a reward at all."""
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -13,7 +14,7 @@ from leyden_reward.rewards.library.exact_match import exact_match
 from leyden_reward.rewards.library.numeric import number_in, numeric
 from leyden_reward.rewards.library.texts import TaskFault
 from leyden_reward.rewards.verdict import MAX_FEEDBACK, Graded, Reason, Refused, verdict
-from leyden_schemas import RewardSpec, RewardTerm, Trajectory
+from leyden_schemas import RewardSpec, RewardTerm, Trajectory, encode
 
 
 def answered(output: Any, reference: Any, name: str = "exact_match", **params: Any) -> Trajectory:
@@ -31,6 +32,7 @@ def answered(output: Any, reference: Any, name: str = "exact_match", **params: A
         ("Four", "four", 0.0),
         ({"a": 1, "b": [2]}, {"b": [2], "a": 1}, 1.0),
         (None, "4", 0.0),
+        (None, "null", 0.0),
         ("", "4", 0.0),
     ],
 )
@@ -165,6 +167,55 @@ def test_a_number_is_one_term() -> None:
     assert judged(0.5) == Graded((RewardTerm(name="reward", value=0.5),), "f")
     assert judged(True) == Graded((RewardTerm(name="reward", value=1.0),), "f")
     assert judged(Fraction(1, 4)) == Graded((RewardTerm(name="reward", value=0.25),), "f")
+
+
+class Scalar:
+    """What a reward computed with arrays is: an array, a tensor or a truth value of no dimensions."""
+
+    shape = ()
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def item(self) -> object:
+        """The number in it."""
+        return self._value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(Scalar(True), 1.0), (Scalar(0.5), 0.5), (Decimal("0.25"), 0.25), ({"a": Scalar(2)}, 2.0)],
+)
+def test_scalars_of_other_libraries_are_numbers(value: object, expected: float) -> None:
+    graded = judged(value)
+    assert isinstance(graded, Graded)
+    assert [term.value for term in graded.terms] == [expected]
+    assert type(graded.terms[0].value) is float
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (Scalar(None), Reason.WRONG_TYPE),
+        (Scalar(math.nan), Reason.NOT_FINITE),
+        ([10**5000], Reason.WRONG_TYPE),
+    ],
+)
+def test_other_scalars_are_none(value: object, reason: Reason) -> None:
+    refused = judged(value)
+    assert isinstance(refused, Refused)
+    assert refused.reason is reason
+
+
+@pytest.mark.parametrize(
+    "value", [{"a\ud800": 1.0}, RewardTerm(name="a\ud800", value=1.0, feedback="it said \udfff")]
+)
+def test_what_no_message_can_hold_is_replaced(value: object) -> None:
+    graded = judged(value)
+    assert isinstance(graded, Graded)
+    assert graded.terms[0].name == "a?"
+    assert graded.terms[0].feedback in (None, "it said ?")
+    assert encode(make_trajectory(final=list(graded.terms)))
 
 
 def test_named_numbers_are_terms() -> None:

@@ -20,10 +20,12 @@ from leyden_reward.air.shaping import Shaping
 from leyden_reward.assembly import Assembly
 from leyden_reward.handlers import RewardProcessor
 from leyden_reward.rewards.grading import Grader
-from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
+from leyden_reward.rewards.library.json_schema import json_schema
+from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict, verdict
 from leyden_reward.scoring import Scoring
 from leyden_schemas import (
     EventMessage,
+    JsonObject,
     Limits,
     MalformedMessage,
     Message,
@@ -34,6 +36,7 @@ from leyden_schemas import (
     Topics,
     Trajectory,
     TrajectoryStatus,
+    decode,
     encode,
 )
 
@@ -47,13 +50,17 @@ class FakeWorkers:
     def __init__(self) -> None:
         self.release = asyncio.Event()
         self.failure: Exception | None = None
+        self.grades: dict[str, Callable[[Trajectory], object]] = {}
+        self.refusal = "it returned nan"
 
     def __contains__(self, name: str) -> bool:
         return name in ("slow", "refusing")
 
     async def grade(self, name: str, trajectory: Trajectory) -> Verdict:
         if name == "refusing":
-            return Refused(Reason.NOT_FINITE, "it returned nan")
+            return Refused(Reason.NOT_FINITE, self.refusal)
+        if name in self.grades:
+            return verdict(self.grades[name](trajectory), by=name, max_reward=10.0)
         await self.release.wait()
         if self.failure:
             raise self.failure
@@ -187,6 +194,29 @@ async def test_what_cannot_be_scored_is_excluded_with_its_reason(
     assert trajectory.excluded_reason == reason
     assert trajectory.final == []
     assert counted("leyden_reward_excluded_total", reason=reason) == before + 1
+
+
+@pytest.mark.parametrize("output", ['{"\\ud800": 1}', '{"a": "\\udfff"}', '"\\ud83d"'])
+async def test_what_an_agent_wrote_as_json_cannot_keep_its_rollout_from_being_written(output: str) -> None:
+    """JSON may name half a character; the feedback that quotes it, or the error that does, is text."""
+    schema: JsonObject = {"type": "object", "additionalProperties": {"type": "string", "maxLength": 0}}
+    bench = Bench()
+    bench.workers.grades = {"json_schema": json_schema}
+    rollout = Rollout(task=make_task(reward=RewardSpec(name="json_schema", params={"schema": schema})))
+    await bench.feed(rollout.started(), rollout.completion(), rollout.finished(output))
+    await bench.processor.drain()
+    (trajectory,) = bench.trajectories
+    assert decode(Topics.TRAJECTORIES, encode(trajectory)).reward == 0.0
+    assert trajectory.status is TrajectoryStatus.SCORED
+
+
+async def test_an_error_that_quotes_half_a_character_excludes_and_is_written() -> None:
+    bench = Bench()
+    bench.workers.refusal = "ValueError: it said \ud800"
+    await bench.story(Rollout(task=make_task(reward=RewardSpec(name="refusing"))))
+    await bench.processor.drain()
+    (trajectory,) = bench.trajectories
+    assert decode(Topics.TRAJECTORIES, encode(trajectory)).error == "ValueError: it said ?"
 
 
 async def test_evaluations_are_scored_like_training() -> None:

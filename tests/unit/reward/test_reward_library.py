@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,34 @@ def test_a_dump_with_its_usual_settings_is_set_up() -> None:
     assert asked("SELECT count(*) FROM track", "SELECT 3", setup=dump) == (1.0, "")
 
 
+VIRTUAL = (
+    "CREATE VIRTUAL TABLE note USING fts5(text); INSERT INTO note VALUES ('hello you'), ('bye');"
+    "CREATE VIRTUAL TABLE place USING rtree(id, low, high); INSERT INTO place VALUES (1, 0, 1), (2, 5, 6);"
+)
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("SELECT value FROM json_each('[1, 2]')", [[1], [2]]),
+        ("SELECT count(*) FROM json_tree('[1, [2]]')", [[4]]),
+        ("SELECT text FROM note WHERE note MATCH 'hello'", [["hello you"]]),
+        ("SELECT id FROM place WHERE low >= 5", [[2]]),
+    ],
+)
+def test_selecting_from_a_function_or_an_index_is_selecting(
+    query: str, rows: list[list[Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "virtual.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.executescript(VIRTUAL)
+    for source in ({"setup": VIRTUAL}, {"database": str(file)}):
+        assert asked(query, rows, **source) == (1.0, "")
+        assert asked("SELECT 7", query, **source)[0] == 0.0
+        assert asked("INSERT INTO note VALUES ('x')", rows, **source) == (0.0, "not authorized")
+        assert asked("SELECT * FROM pragma_table_info('note')", rows, **source) == (0.0, "not authorized")
+
+
 def test_a_setup_or_a_reference_without_end_is_the_tasks_fault() -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     for setup, reference in ((f"CREATE TABLE t AS {endless}", "SELECT 1"), (SETUP, endless)):
@@ -391,6 +420,9 @@ def test_a_setup_or_a_reference_without_end_is_the_tasks_fault() -> None:
         (0.12345678, 0.12345679, False),
         (1e20, 100000000000000016384.0, True),
         (2**62, 2**62 + 1, False),
+        (12345678901.000002, 12345678901, True),
+        (1234567891.0000002, 1234567891.0, True),
+        (1234567891.0000002, 1234567892, False),
         ("2", 2, False),
         (None, None, True),
         (None, 0, False),

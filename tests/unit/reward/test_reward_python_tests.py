@@ -2,13 +2,16 @@
 
 import pytest
 
+from leyden_platform.settings import CatalogueSettings
 from leyden_platform.testing.rollouts import make_task, make_trajectory
+from leyden_reward.rewards.grading import Grader
 from leyden_reward.rewards.sandbox.plans import Fault, kind_of
 from leyden_reward.rewards.sandbox.python_tests import PythonTestsReward
 from leyden_reward.rewards.sandbox.sandbox import Sandbox
 from leyden_reward.rewards.sandbox.settings import SandboxSettings
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
-from leyden_schemas import RewardSpec
+from leyden_reward.rewards.workers import RewardWorkers
+from leyden_schemas import RewardSpec, encode
 
 RIGHT = "def add(a, b):\n    return a + b\n"
 WRONG = "def add(a, b):\n    return a - b\n"
@@ -179,6 +182,19 @@ async def test_no_answer_turns_tests_off(code: str, tests: str) -> None:
     assert feedback
     value, _ = await worth(code, [tests, "assert True"], partial=True)
     assert value == 0.5
+
+
+async def test_half_a_character_in_an_error_excludes_nobody() -> None:
+    code = "def add(a, b): raise ValueError('\\ud800')\n"
+    spec = RewardSpec(name="python_tests", params={"cpu_s": 2, "memory_mb": 256, "tests": FUNCTION})
+    grader = Grader(
+        RewardWorkers(CatalogueSettings()),
+        others={"python_tests": PythonTestsReward(Sandbox(SandboxSettings()))},
+    )
+    verdict = await grader.grade(make_trajectory(task=make_task(reward=spec), output=code))
+    assert isinstance(verdict, Graded)
+    assert verdict.terms[0].value == 0.0
+    assert encode(make_trajectory(final=list(verdict.terms)))
 
 
 async def test_tests_of_the_answers_own_do_not_count_in_part() -> None:

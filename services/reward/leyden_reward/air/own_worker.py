@@ -5,11 +5,10 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from leyden_platform.conversation import turns
-from leyden_reward.rewards.verdict import Reason, Refused
+from leyden_reward.rewards.verdict import Reason, Refused, number, shown
 from leyden_schemas import Trajectory
 
 MARK = "__leyden_rule__"
@@ -57,27 +56,13 @@ def judged(value: Any, trajectory: Trajectory, *, by: str) -> list[float] | Refu
         or isinstance(value, str | bytes)
         or len(value) != len(trajectory.steps)
     ):
-        return Refused(Reason.WRONG_TYPE, f"{by} returned {_shown(value)}; {wanted}")
-    numbers = [_number(item) for item in value]
+        return Refused(Reason.WRONG_TYPE, f"{by} returned {shown(value)}; {wanted}")
+    numbers = [number(item) for item in value]
     if None in numbers:
-        return Refused(Reason.WRONG_TYPE, f"{by} returned {_shown(value)}; {wanted}")
-    found = [number for number in numbers if number is not None]
+        return Refused(Reason.WRONG_TYPE, f"{by} returned {shown(value)}; {wanted}")
+    found = [one for one in numbers if one is not None]
     if not all(map(math.isfinite, found)):
-        return Refused(Reason.NOT_FINITE, f"{by} returned {_shown(value)}; every number must be finite")
-    if any(number < 0 for number in found):
-        return Refused(Reason.OUT_OF_RANGE, f"{by} returned {_shown(value)}; a weight below 0 makes it blame")
+        return Refused(Reason.NOT_FINITE, f"{by} returned {shown(value)}; every number must be finite")
+    if any(one < 0 for one in found):
+        return Refused(Reason.OUT_OF_RANGE, f"{by} returned {shown(value)}; a weight below 0 makes it blame")
     return found
-
-
-def _number(value: Any) -> float | None:
-    if not isinstance(value, Real):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _shown(value: Any) -> str:
-    text = f"{type(value).__name__} {value!r}"
-    return text if len(text) <= 200 else text[:200] + "…"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from numbers import Real
 
@@ -10,6 +11,7 @@ from leyden_schemas import RewardTerm
 
 MAX_TERMS = 32
 MAX_FEEDBACK = 4_000
+_LONGEST_NAME = 200
 
 
 class Reason(StrEnum):
@@ -55,12 +57,12 @@ def verdict(value: object, *, by: str, max_reward: float) -> Verdict:
     if terms is None:
         return Refused(
             Reason.WRONG_TYPE,
-            f"{by} returned {_shown(value)}; return a float, a non-empty dict of floats by name, "
+            f"{by} returned {shown(value)}; return a float, a non-empty dict of floats by name, "
             f"a RewardTerm or a list of at most {MAX_TERMS}",
         )
     numbers = [number for term in terms for number in (term.value, term.weight)]
     if not all(map(math.isfinite, numbers)):
-        return Refused(Reason.NOT_FINITE, f"{by} returned {_shown(value)}; every number must be finite")
+        return Refused(Reason.NOT_FINITE, f"{by} returned {shown(value)}; every number must be finite")
     total = sum(term.weighted for term in terms)
     if not abs(total) <= max_reward:
         return Refused(
@@ -69,30 +71,38 @@ def verdict(value: object, *, by: str, max_reward: float) -> Verdict:
     return Graded(tuple(terms), by)
 
 
+def number(value: object) -> float | None:
+    """The float that a number is; so is an array or tensor of no dimensions. None for what is none."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, Real | Decimal):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
 def _terms(value: object) -> list[RewardTerm] | None:
-    if isinstance(value, Real):
-        return _named({"reward": value})
     if isinstance(value, Mapping):
         return _named(value)
     if isinstance(value, RewardTerm):
         return [_trimmed(value)]
     if isinstance(value, Sequence) and all(isinstance(item, RewardTerm) for item in value):
         return [_trimmed(term) for term in value] if 0 < len(value) <= MAX_TERMS else None
-    return None
+    return _named({"reward": value})
 
 
 def _named(values: Mapping[object, object]) -> list[RewardTerm] | None:
-    fits = all(isinstance(name, str) and name and isinstance(value, Real) for name, value in values.items())
-    if not fits or not 0 < len(values) <= MAX_TERMS:
+    numbers = {name: number(value) for name, value in values.items()}
+    if not 0 < len(numbers) <= MAX_TERMS:
         return None
-    return [_term(str(name)[:200], _number(value)) for name, value in values.items()]
-
-
-def _number(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except OverflowError:
-        return math.inf
+    terms = [
+        _term(_name(name), one)
+        for name, one in numbers.items()
+        if isinstance(name, str) and name and one is not None
+    ]
+    return terms if len(terms) == len(numbers) else None
 
 
 def _term(name: str, value: float) -> RewardTerm:
@@ -101,10 +111,24 @@ def _term(name: str, value: float) -> RewardTerm:
 
 
 def _trimmed(term: RewardTerm) -> RewardTerm:
-    feedback = term.feedback
-    return term.model_copy(update={"feedback": feedback[:MAX_FEEDBACK]}) if feedback else term
+    feedback = writable(term.feedback[:MAX_FEEDBACK]) if term.feedback else term.feedback
+    return term.model_copy(update={"name": _name(term.name), "feedback": feedback})
 
 
-def _shown(value: object) -> str:
-    text = f"{type(value).__name__} {value!r}" if value is not None else "None"
+def _name(name: str) -> str:
+    return writable(name[:_LONGEST_NAME])
+
+
+def writable(text: str) -> str:
+    """The text with question marks for lone surrogates, which no message can hold: whatever an agent wrote
+    as JSON or raised in its code may have them.
+    """
+    return text.encode(errors="replace").decode()
+
+
+def shown(value: object) -> str:
+    try:
+        text = f"{type(value).__name__} {value!r}" if value is not None else "None"
+    except Exception as error:  # noqa: BLE001 - user code, or a whole number of more digits than Python writes
+        return f"{type(value).__name__} that cannot be shown ({type(error).__name__})"
     return text if len(text) <= 200 else text[:200] + "…"

@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ MOST_SQL = 100_000
 _MOST_BYTES = 10_000_000
 _HEAP_BYTES, _MEMORY_BYTES = 256 * 1024 * 1024, 1024 * 1024 * 1024
 _EXACT = 2**53
+_ROUNDING = 1e-12
 _SELECTING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 _FILES = {sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH}
+_READ_INSIDE = {"data_version", "page_size"}
+"""Settings that SQLite's own full text and R*Tree tables read."""
 _SETTINGS = {
     "foreign_keys",
     "encoding",
@@ -49,6 +52,7 @@ def main() -> None:
         try:
             if job["setup"] is not None:
                 set_up(database, job["setup"], job["cpu_s"])
+            _connect_virtual(database)
             wanted = _wanted(database, job["reference"], job["cpu_s"])
         except QueryFailed as error:
             return _say({"fault": str(error)})
@@ -80,6 +84,16 @@ def set_up(database: sqlite3.Connection, script: str, cpu_s: float) -> None:
     except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError) as error:
         raise QueryFailed(f"params.setup: {error}") from None
     signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _connect_virtual(database: sqlite3.Connection) -> None:
+    """Open virtual tables, those of functions too: to SQLite it is writing, which queries may not."""
+    database.set_authorizer(None)
+    made = "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'"
+    names = [str(name).replace('"', '""') for (name,) in database.execute(made)]
+    for table in ("json_each('[]')", "json_tree('[]')", *(f'"{name}"' for name in names)):
+        with suppress(sqlite3.Error):  # whoever selects from one that does not open is told
+            database.execute(f"SELECT 1 FROM {table} LIMIT 0")
 
 
 def rows_of(database: sqlite3.Connection, query: str, cpu_s: float) -> Rows:
@@ -115,19 +129,28 @@ def difference(given: Rows, wanted: Rows, *, ordered: bool) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Whole numbers exactly, 2.0 like 2; other numbers, and too large ones, by nine significant digits."""
+    """Whole numbers exactly, 2.0 like 2, and so what only rounding keeps from being one; other numbers, and
+    too large ones, by nine significant digits.
+    """
     if not isinstance(value, float) or (value.is_integer() and abs(value) < _EXACT):
         return value
+    if 1 <= abs(value) < _EXACT and abs(value - (whole := round(value))) <= _ROUNDING * abs(value):
+        return whole
     return float(f"{value:.9g}")
 
 
-def _while_setting_up(action: int, name: str | None, *_about: object) -> int:
-    pragma = action == sqlite3.SQLITE_PRAGMA and name not in _SETTINGS
+def _while_setting_up(action: int, name: str | None, given: str | None, *_about: object) -> int:
+    pragma = action == sqlite3.SQLITE_PRAGMA and name not in _SETTINGS and not _is_read(name, given)
     return sqlite3.SQLITE_DENY if action in _FILES or pragma else sqlite3.SQLITE_OK
 
 
-def _while_selecting(action: int, *_about: object) -> int:
-    return sqlite3.SQLITE_OK if action in _SELECTING else sqlite3.SQLITE_DENY
+def _while_selecting(action: int, name: str | None, given: str | None, *_about: object) -> int:
+    read = action == sqlite3.SQLITE_PRAGMA and _is_read(name, given)
+    return sqlite3.SQLITE_OK if action in _SELECTING or read else sqlite3.SQLITE_DENY
+
+
+def _is_read(name: str | None, given: str | None) -> bool:
+    return name in _READ_INSIDE and given is None
 
 
 def _wanted(database: sqlite3.Connection, reference: Any, cpu_s: float) -> Rows:
