@@ -19,7 +19,7 @@ from leyden_platform.settings import CatalogueSettings
 from leyden_platform.testing.rollouts import make_task, make_trajectory
 from leyden_reward.rewards.verdict import Graded, Reason, Refused, Verdict
 from leyden_reward.rewards.workers import MOST_FOLD, CatalogueError, RewardWorkers
-from leyden_schemas import RewardSpec
+from leyden_schemas import RewardSpec, RewardTerm
 
 USER_CODE = """
 import asyncio, math, os, sys, time
@@ -50,6 +50,26 @@ def leaves(trajectory):
 
 def dies(trajectory):
     os._exit(7)
+
+def dies_in_peace(trajectory):
+    os._exit(0)
+
+def mumbles(trajectory):
+    class Odd(Exception):
+        def __str__(self):
+            raise RuntimeError
+    raise Odd
+
+def of_its_own_class(trajectory):
+    from leyden import RewardTerm
+    class Term(RewardTerm):
+        pass
+    return Term(name="style", value=0.5)
+
+def child(trajectory):
+    if os.fork() == 0:
+        os._exit(0)
+    return float(os.wait()[1])
 
 def text(trajectory):
     return "very good"
@@ -146,6 +166,29 @@ async def test_functions_are_judged_by_what_they_return_or_raise(catalogue: Cata
         assert reason(await workers.grade("not_a_number", TRAJECTORY)) is Reason.NOT_FINITE
         assert reason(await workers.grade("text", TRAJECTORY)) is Reason.WRONG_TYPE
         assert reason(await workers.grade("leaves", TRAJECTORY)) is Reason.EXITED
+
+
+async def test_a_process_that_ends_as_if_all_were_well_is_noticed_at_once(
+    catalogue: CatalogueSettings,
+) -> None:
+    async with running(catalogue, deadline_s=300) as workers, asyncio.timeout(60):
+        assert reason(await workers.grade("dies_in_peace", TRAJECTORY)) is Reason.EXITED
+        ended = await workers.grade("child", TRAJECTORY)
+        assert isinstance(ended, Graded)
+        assert ended.terms[0].value == 0.0
+
+
+async def test_an_error_without_words_and_a_term_of_the_users_class_get_out(
+    catalogue: CatalogueSettings,
+) -> None:
+    async with running(catalogue) as workers:
+        mumbled = await workers.grade("mumbles", TRAJECTORY)
+        assert isinstance(mumbled, Refused)
+        assert mumbled.reason is Reason.RAISED
+        assert "Odd: (what it says cannot be shown: RuntimeError) (user_rewards.py:" in mumbled.text
+        own = await workers.grade("of_its_own_class", TRAJECTORY)
+        assert isinstance(own, Graded)
+        assert type(own.terms[0]) is RewardTerm
 
 
 async def test_memory_is_bounded_and_a_crash_is_told(catalogue: CatalogueSettings) -> None:

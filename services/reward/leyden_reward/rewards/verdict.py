@@ -111,8 +111,11 @@ def _term(name: str, value: float) -> RewardTerm:
 
 
 def _trimmed(term: RewardTerm) -> RewardTerm:
+    """Of our own class: the user's, a subclass, might not get out of its process."""
     feedback = writable(term.feedback[:MAX_FEEDBACK]) if term.feedback else term.feedback
-    return term.model_copy(update={"name": _name(term.name), "feedback": feedback})
+    return RewardTerm.model_construct(
+        name=_name(term.name), value=term.value, weight=term.weight, feedback=feedback
+    )
 
 
 def _name(name: str) -> str:
