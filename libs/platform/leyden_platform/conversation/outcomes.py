@@ -23,6 +23,7 @@ _LABEL = rf"""
     (?:[\w-]+\ ){{1,3}}error{_CODE}\s*:(?!\s*[-+]?[\d.]){_NOTHING}
   | (?:error|exception)\ (?:executing|calling|invoking|running|while|when|during|occurred|parsing|reading
       |writing|opening|fetching|loading|processing|(?:in|at|from|on)\b[^\n:]{{0,80}}:)
+  | an\ (?:[\w-]+\ ){{0,2}}(?:error|exception)\ (?:has\ )?occurred\b
   | [\[(<](?:tool[\ _])?(?:use[\ _])?(?:error|exception)[\])>]
 """
 """The word with what makes it a label; a measured error is a number."""
@@ -41,9 +42,9 @@ _NOT_DONE = rf"""
       |locate|execute|remove|delete)\b
   | (?:\w+\ ){{0,2}}(?:tool|command|request|call|execution|operation|query|connection|authentication|login)
     (?:\ \S{{1,60}})?\ failed\b(?:\s*:{_NOTHING}|{_END}|\ (?:with|after|because|due)\b)
-  | (?:tool|function)\ \S{{1,80}}\ (?:not\ found|does\ not\ exist)\b
+  | (?:tool|function)\ (?:\S{{1,80}}\ )?(?:not\ found|does\ not\ exist)\b
   | (?:invalid|missing|unknown|unsupported)\ (?:required\ )?
-    (?:tool|command|function|option|(?:argument|parameter|input|field|value)s?|json|request|url|credentials)\b
+    (?:tool|command|function|option|(?:argument|parameter|input|field|value)s?|json|request|url|credentials)\b(?!\s*:(?!{_NOTHING}))
 """
 
 _STATUS = r"""(?:bad\ request|unauthorized|forbidden|not\ found|method\ not\ allowed|request\ timeout|conflict
@@ -52,7 +53,8 @@ _HTTP = rf"""
     http(?:/[\d.]+)?\ (?:status\ )?(?:code\ )?(?:error\ )?[45]\d\d
     \s*(?:$|[\n:;,.(-]|(?:{_STATUS}|from|while|when|for|error)\b)
   | (?:status(?:\ code)?:?\ )?[45]\d\d:?\ {_STATUS}(?::|{_END})
-  | {_STATUS}(?:\s*:|{_END})
+  | {_STATUS}(?:\s*:{_NOTHING}|{_END})
+  | (?:rate\ limit|quota)\ exceeded\b
   | (?:(?:request|operation|command|tool|connection)\ )?timed\ out(?:\s*:|{_END}|\ after\b)
 """
 

@@ -7,7 +7,7 @@ from leyden_platform.conversation import Turn
 from leyden_reward.air.rule import Rule
 
 _TAIL = 300
-_ASKS = re.compile(r"\?[\s\"'”’)*_]*\Z")
+_ASKS = re.compile(r"[?？؟][\s\"'”’)*_」』）]*\Z")
 _POLITE = re.compile(
     r"(?:anything else|else i can|(?:further|more|other) (?:help|assist|question))[^?]*\?\W*\Z",
     re.IGNORECASE,
