@@ -300,13 +300,15 @@ def _finished(rollout: _Open, event: RolloutFinished, waiting_share: float) -> T
     if output is None and rollout.is_session:
         output = last_word(steps)
     ran_s = event.duration_s or rollout.timeout_s
+    for_people = rollout.is_session and event.outcome is Outcome.SUCCEEDED
+    excused = None if for_people else excuse(event.outcome, steps, ran_s=ran_s, waiting_share=waiting_share)
     return _trajectory(
         rollout,
         event.outcome,
         finished_at=event.occurred_at,
         output=output,
         error=event.error,
-        excluded=excuse(event.outcome, steps, ran_s=ran_s, waiting_share=waiting_share),
+        excluded=excused,
         steps=steps,
     )
 

@@ -47,18 +47,16 @@ class Answered(Protocol):
 def excuse(outcome: Outcome, steps: Sequence[Answered], *, ran_s: float, waiting_share: float) -> str | None:
     """Why the attempt is excluded instead of rewarded; None when the outcome is the agent's own.
 
-    Out of time: when calls waited for us for more than ``waiting_share`` of the ``ran_s`` seconds. Failed:
-    when the last call was one that we failed.
+    Out of time: when calls waited for us for more than ``waiting_share`` of the ``ran_s`` seconds. Failed, or
+    ended with what it had: when the last call was one that we failed.
     """
     match outcome:
         case Outcome.INFRASTRUCTURE_FAILED:
             return outcome.value
         case Outcome.TIMED_OUT:
             return OVERLOADED if sum(map(waited_s, steps)) > waiting_share * ran_s else None
-        case Outcome.AGENT_FAILED:
+        case Outcome.AGENT_FAILED | Outcome.SUCCEEDED:
             return Outcome.INFRASTRUCTURE_FAILED.value if steps and _ours(steps[-1]) else None
-        case _:
-            return None
 
 
 def waited_s(step: Answered) -> float:

@@ -37,7 +37,10 @@ def test_what_a_call_cost_through_us(step: Step, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("outcome", "steps", "reason"),
     [
-        (Outcome.SUCCEEDED, [call(99.0, untrainable="upstream_timeout")], None),
+        (Outcome.SUCCEEDED, [], None),
+        (Outcome.SUCCEEDED, [call(99.0, untrainable="upstream_timeout"), call(1.0)], None),
+        (Outcome.SUCCEEDED, [call(1.0), call(1.0, untrainable="upstream_error")], None),
+        (Outcome.SUCCEEDED, [call(1.0), call(1.0, untrainable="upstream_timeout")], "infrastructure_failed"),
         (Outcome.INFRASTRUCTURE_FAILED, [], "infrastructure_failed"),
         (Outcome.TIMED_OUT, [], None),
         (Outcome.TIMED_OUT, [call(90.0)], None),

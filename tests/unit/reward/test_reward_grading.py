@@ -76,6 +76,13 @@ async def test_a_gate_lets_pass_or_not() -> None:
     assert own.asked == ["half", "half"]
 
 
+async def test_a_gate_opens_for_parts_that_add_up_to_it_but_for_rounding() -> None:
+    assert 0.6 + 0.3 + 0.1 < 1.0
+    parts = [EXACT | {"label": str(n), "weight": weight} for n, weight in enumerate((0.6, 0.3, 0.1))]
+    whole = {"name": "weighted", "params": {"of": parts}}
+    assert terms(await grade("gated", gate=whole, then=EXACT)) == {"reward": 1.0}
+
+
 async def test_a_clip_bounds_the_sum() -> None:
     assert terms(await grade("clipped", of=HALF, low=0, high=0.25)) == {"clipped": 0.25}
     assert terms(await grade("clipped", of=HALF, low=0.75, high=1)) == {"clipped": 0.75}

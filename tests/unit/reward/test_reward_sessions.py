@@ -203,6 +203,14 @@ def test_people_cannot_end_what_a_runner_runs_but_may_say_what_they_think() -> N
     assert len(only(reward.take(rollout.finished(attempt=2), 3, at(3))).signals) == 1
 
 
+def test_people_judge_a_session_whatever_we_did_to_it() -> None:
+    session, reward = Session(), assembly()
+    reward.take(session.asked(), 0, at(0))
+    reward.take(session.asked(1, status="error", untrainable="upstream_timeout"), 1, at(1))
+    closed = only(reward.take(session.finished(source="shop"), 2, at(2)))
+    assert closed.trajectory.excluded_reason is None
+
+
 def test_a_start_that_comes_after_the_session_began_is_out_of_order() -> None:
     session, reward = Session(), assembly()
     reward.take(session.asked(), 0, at(0))

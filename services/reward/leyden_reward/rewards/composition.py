@@ -5,6 +5,7 @@ smaller reward, it is another one.
 """
 
 from collections.abc import Iterable, Sequence
+from math import fsum
 
 from leyden_reward.rewards.verdict import MAX_FEEDBACK, Graded, Refused, Verdict
 from leyden_schemas import RewardTerm
@@ -46,7 +47,7 @@ def clipped(params: Clipped, of: Graded) -> Graded:
 
 def total(terms: Iterable[RewardTerm]) -> float:
     """What terms are worth together."""
-    return sum(term.weighted for term in terms)
+    return fsum(term.weighted for term in terms)
 
 
 def _within(part: Part, term: RewardTerm) -> RewardTerm:
