@@ -86,6 +86,10 @@ OF_AN_ADAPTER = [("half of the adapter", 1), ("renamed", 1), ("committed", 1), (
 """Where publishing it differs, or what is resumed from does."""
 
 
+BETWEEN_STEPS = [("trained", 1), ("committed", 1), ("pruned", 1)]
+"""Where whose turn it is matters: queue ``b`` has two of every three, and a step has four."""
+
+
 class Nursery:
     """Starts learners from one warm process."""
 
@@ -179,6 +183,11 @@ def assert_same_state(one: Path, other: Path) -> None:
     assert [name for name in left if not equal(left[name], right[name])] == []
 
 
+def as_text(value: Any) -> str:
+    """A setting as a variable of the environment."""
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
 SETTINGS: dict[str, Any] = {
     "batch_rollouts": BATCH,
     "min_rollouts": 1,
@@ -199,6 +208,7 @@ SETTINGS: dict[str, Any] = {
         pytest.param(OF_A_STEP, {"lr_schedule": "cosine", "warmup_steps": 3, "total_steps": 100}, id="all"),
         pytest.param(SOME, {"lora_rank": 4, "ema_decay": 0.5, "kl_coefficient": 0.1}, id="adapters"),
         pytest.param(OF_AN_ADAPTER, {"lora_rank": 4, "publish": "adapter"}, id="adapters alone"),
+        pytest.param(BETWEEN_STEPS, {"queue_weights": {"b": 2.0}}, id="queues"),
     ],
 )
 async def test_a_kill_at_any_moment_changes_nothing(
@@ -209,8 +219,10 @@ async def test_a_kill_at_any_moment_changes_nothing(
     steps = 4 + sum(moment in COMMITTED for moment, _ in moments)
     for world in (steady, killed):
         # One too many, so that every step leaves something to go on from.
-        await world.publish(*(world.sample(index) for index in range(steps * BATCH + 1)))
-    async with nursery(killed, **{name: str(value) for name, value in settings.items()}) as learners:
+        count = steps * BATCH + 1
+        queues = (["a"] * (count // 2) + ["b"] * count) if "queue_weights" in changes else ["a"] * count
+        await world.publish(*(world.sample(index, queue=queues[index]) for index in range(count)))
+    async with nursery(killed, **{name: as_text(value) for name, value in settings.items()}) as learners:
         assert await learners.run("pruned", 3) == KILLED
         for moment, count in moments:
             assert await learners.run(moment, count) == KILLED, moment

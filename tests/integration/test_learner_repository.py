@@ -6,6 +6,7 @@ from uuid import UUID, uuid5
 
 import pytest
 
+from leyden_learner.batching import Turns
 from leyden_learner.repository import METADATA, SCHEMA, Checkpoint, CheckpointRepository, Superseded
 from leyden_platform.database import create_engine, migrate, schema_drift
 from leyden_platform.settings import DatabaseSettings
@@ -26,6 +27,7 @@ def checkpoint(step: int, path: str = "/somewhere") -> Checkpoint:
         version_id=uuid5(UUID(int=0), str(step)),
         offsets={0: 10 * step, 3: 7},
         metrics={"loss": 0.5},
+        turns=Turns(step / 3, {"gpu": 0.1 + step, "cpu": step / 7}, frozenset({"gpu"})),
     )
 
 

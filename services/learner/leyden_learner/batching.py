@@ -9,6 +9,7 @@ Pure: positions, times and versions come in as values.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Self
 from uuid import UUID
 
 from leyden_schemas import TrainingSample
@@ -61,6 +62,30 @@ class BatchRule:
         return any(0 < limit <= amount for amount, limit in reached)
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What every queue has had by its weight, who of them was waiting for more, and how far all have come.
+
+    Kept with a step: a resumed learner has to serve next whom it would have served.
+    """
+
+    clock: float = 0.0
+    served: Mapping[str, float] = field(default_factory=dict)
+    contending: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Self:
+        """As ``as_json`` gave them; nobody's, of a step whose were not kept."""
+        if not kept:
+            return cls()
+        return cls(kept["clock"], kept["served"], frozenset(kept["contending"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """To be kept; numbers come back as they were."""
+        served = dict(sorted(self.served.items()))
+        return {"clock": self.clock, "served": served, "contending": sorted(self.contending)}
+
+
 @dataclass(slots=True)
 class _Plan:
     """A step in the making: its rollouts, and what every queue has had with it."""
@@ -74,16 +99,16 @@ class _Plan:
 
 
 class SampleBuffer:
-    """Waiting samples in order of arrival, at most one of each rollout."""
+    """Waiting samples in order of arrival, at most one of each rollout.
 
-    def __init__(self, rule: BatchRule) -> None:
-        self._rule = rule
+    ``turns`` are as of the step that was taken last.
+    """
+
+    def __init__(self, rule: BatchRule, turns: Turns | None = None) -> None:
+        self._rule, self.turns = rule, turns or Turns()
         self._waiting: dict[UUID, Waiting] = {}
         self._counts: Counter[str] = Counter()
         self._settled: dict[UUID, set[UUID]] = {}
-        self._served: dict[str, float] = {}
-        self._contending: set[str] = set()
-        self._clock = 0.0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -124,9 +149,8 @@ class SampleBuffer:
         self._remove(plan.members)
         for waiting in plan.members:
             self.settle(waiting.sample)
-        self._served |= plan.served
-        self._clock = plan.clock
-        self._contending = {queue for queue, line in lines.items() if line}
+        contending = frozenset(queue for queue, line in lines.items() if line)
+        self.turns = Turns(plan.clock, {**self.turns.served, **plan.served}, contending)
         return plan.members
 
     def evict(self, refused: Callable[[TrainingSample], bool]) -> list[Waiting]:
@@ -167,10 +191,10 @@ class SampleBuffer:
 
     def _plan(self, lines: Mapping[str, deque[list[Waiting]]]) -> "_Plan":
         """Units in turn until a limit is reached or none is left."""
-        rule, plan = self._rule, _Plan(clock=self._clock)
+        rule, turns, plan = self._rule, self.turns, _Plan(clock=self.turns.clock)
         for queue in lines:
-            before = self._served.get(queue, 0.0)
-            plan.served[queue] = before if queue in self._contending else max(before, self._clock)
+            before = turns.served.get(queue, 0.0)
+            plan.served[queue] = before if queue in turns.contending else max(before, turns.clock)
         while active := [queue for queue, line in lines.items() if line]:
             queue = min(active, key=lambda each: (plan.served[each], lines[each][0][0].arrived_s, each))
             tokens = plan.tokens + _tokens(lines[queue][0])

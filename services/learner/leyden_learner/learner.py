@@ -80,7 +80,6 @@ class Learner:
             phases=self._phases,
             on_torch=self._on_torch,
         )
-        self._buffer = SampleBuffer(settings.batch_rule)
         self._watch = CollapseWatch(
             CollapseLimits(settings.min_entropy, settings.max_reward_drop, settings.collapse_window)
         )
@@ -90,6 +89,7 @@ class Learner:
         self._paused: str | None = None
         self._stop = asyncio.Event()
         self._trainer: TrainingPolicy
+        self._buffer: SampleBuffer
         self._intake: Intake
 
     def not_ready(self) -> str | None:
@@ -117,6 +117,7 @@ class Learner:
         checkpoint = await self._versions.last()
         await (self._versions.resume(checkpoint) if checkpoint else self._versions.start())
         await self._load()
+        self._buffer = SampleBuffer(self._settings.batch_rule, checkpoint.turns if checkpoint else None)
         self._intake = self._take_in_from(checkpoint.offsets if checkpoint else {})
         if checkpoint:
             self._sinks.offer(checkpoint.step, checkpoint.metrics, again=True)
@@ -205,6 +206,7 @@ class Learner:
             outcome.metrics,
             [sample.rollout_id for sample in samples],
             self._intake.low_watermark,
+            self._buffer.turns,
         )
         metrics.observe_trained(self._settings.policy, outcome.metrics, samples, sampled_for)
         phases = {f"{name}_seconds": seconds for name, seconds in self._phases.last_s.items()}

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from leyden_learner.batching import Turns
 from leyden_platform.artifacts import artifact_path
 from leyden_platform.database import transaction
 from leyden_platform.objects import is_object_url
@@ -38,6 +39,7 @@ CHECKPOINTS = sa.Table(
     sa.Column("version", sa.Integer),
     sa.Column("kind", sa.Text, nullable=False, server_default="full"),
     sa.Column("base_version", sa.Integer),
+    sa.Column("turns", JSONB, nullable=False, server_default="{}"),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
 )
 TRAINED = sa.Table(
@@ -80,6 +82,8 @@ class Checkpoint:
     """Whether it is a model, or an adapter over the weights the run began with."""
     base_version: int | None = None
     """Registry version of the weights the run began with; None in rows older than this column."""
+    turns: Turns = field(default_factory=Turns)
+    """Whose turn it is after it; nobody's in rows older than this column."""
 
     @property
     def path(self) -> Path:
@@ -143,6 +147,7 @@ class CheckpointRepository:
             "version_id": checkpoint.version_id,
             "kind": checkpoint.kind.value,
             "base_version": checkpoint.base_version,
+            "turns": checkpoint.turns.as_json(),
         }
         rollouts = [{**self._key(checkpoint.step), "rollout_id": rollout_id} for rollout_id in rollout_ids]
         try:
@@ -201,4 +206,5 @@ def _checkpoint(row: sa.RowMapping) -> Checkpoint:
         version=row["version"],
         kind=WeightsKind(row["kind"]),
         base_version=row["base_version"],
+        turns=Turns.of(row["turns"]),
     )

@@ -83,7 +83,7 @@ class LearnerSettings(ServiceSettings):
     batch_tokens: int = Field(
         default=0, ge=0, description="Most sampled tokens of a step; 0 is without a limit."
     )
-    queue_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    queue_weights: dict[str, Annotated[float, Field(ge=1e-6, le=1e6)]] = Field(
         default={}, description="By queue of tasks, as JSON: its share of a step beside the others', else 1."
     )
     min_rollouts: int = Field(

@@ -27,6 +27,7 @@ def write_step_record(folder: Path, checkpoint: Checkpoint, *, policy: str, run:
         "base": checkpoint.base,
         "base_version": checkpoint.base_version,
         "offsets": {str(partition): offset for partition, offset in sorted(checkpoint.offsets.items())},
+        "turns": checkpoint.turns.as_json(),
         "metrics": checkpoint.metrics,
     }
     (own / STEP_RECORD).write_text(json.dumps(record, indent=1) + "\n")

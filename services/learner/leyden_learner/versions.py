@@ -15,6 +15,7 @@ import structlog
 
 from leyden_learner.adapter_folder import name_base
 from leyden_learner.archive import Archive
+from leyden_learner.batching import Turns
 from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore, FolderInUse
 from leyden_learner.patience import Patience
 from leyden_learner.phases import Phases
@@ -117,6 +118,7 @@ class Versions:
         measured: Mapping[str, float],
         rollout_ids: Collection[UUID],
         offsets: Mapping[int, int],
+        turns: Turns,
     ) -> None:
         """Save, commit and register the step just trained on these rollouts. Raises ``NonFiniteWeights``."""
         settings, step = self._settings, trainer.step
@@ -130,6 +132,7 @@ class Versions:
             parent=self.newest,
             version_id=cause_id("version", settings.policy, settings.run, step),
             offsets=offsets,
+            turns=turns,
             metrics={name: value for name, value in measured.items() if math.isfinite(value)},
         )
         with self._phases("checkpoint"):

@@ -1,15 +1,16 @@
 """When waiting samples make a step, whose turn it is, and from where the log is needed again."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from leyden_learner.batching import BatchRule, SampleBuffer, Waiting
+from leyden_learner.batching import BatchRule, SampleBuffer, Turns, Waiting
 from leyden_learner.testing import make_row, make_sample, make_span
 
 RULE = BatchRule(min_rollouts=2, timeout_s=10.0, rollouts=4)
@@ -208,6 +209,27 @@ def test_a_queue_that_comes_back_is_not_paid_for_the_time_it_was_away() -> None:
         buffer.add(waiting(index, queue="idle"))
     queues = [[each.sample.queue for each in buffer.step(0.0)] for _ in range(3)]
     assert all(sorted(step) == ["busy", "idle"] for step in queues)
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=30),
+    st.integers(1, 5),
+    st.dictionaries(st.sampled_from("abc"), st.sampled_from([2.0, 0.5, 3.0])),
+)
+@example(["a"] * 8 + ["b"] * 4, 3, {})
+def test_a_buffer_made_anew_after_a_step_takes_the_same_next_steps(
+    arrivals: list[str], batch: int, weights: dict[str, float]
+) -> None:
+    """As a learner does that is killed between two steps: its turns go through JSON."""
+    rule = BatchRule(1, 1.0, rollouts=batch, weights=weights)
+    left = [waiting(index, at_s=index / 100, queue=queue) for index, queue in enumerate(arrivals)]
+    steady, turns = filled(*left, rule=rule), Turns()
+    while step := steady.step(1e9):
+        resumed = SampleBuffer(rule, Turns.of(json.loads(json.dumps(turns.as_json()))))
+        assert all(map(resumed.add, left))
+        assert offsets(resumed.step(1e9)) == offsets(step)
+        turns, left = resumed.turns, [each for each in left if each not in step]
+    assert left == []
 
 
 RULES = st.one_of(

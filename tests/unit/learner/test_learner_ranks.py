@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leyden_learner.checkpoints import CheckpointNotWritten, CheckpointStore
-from leyden_learner.health import Unhealthy
+from leyden_learner.health import NonFiniteWeights, Unhealthy
 from leyden_learner.lora import NoSuchLayers
 from leyden_learner.outcome import Ruined, Skipped, Trained
 from leyden_learner.rank_group import OtherLauncher, RankedTrainer, RankGroup, RankLost, refuse_launchers
@@ -208,6 +208,16 @@ def test_weights_that_a_step_ruins_are_ruined_for_all(load: Load, model_folder: 
     outcome = trainer.advance(SAMPLES, 0)
     assert isinstance(outcome, Ruined)
     assert outcome.reason is Unhealthy.NON_FINITE_WEIGHTS
+
+
+def test_weights_that_answer_nothing_finite_are_saved_by_none(
+    load: Load, model_folder: Path, store: CheckpointStore
+) -> None:
+    trainer = load("begin", settings(lr=1e18), model_folder, model_folder)
+    trained(trainer, SAMPLES)
+    with pytest.raises(NonFiniteWeights, match="what they answer"):
+        store.write(1, model_folder, trainer.save)
+    assert trained(load("begin", settings(), model_folder, model_folder), SAMPLES)["grad_norm"] > 0
 
 
 def test_what_fails_on_every_rank_is_raised_as_it_is(load: Load, model_folder: Path) -> None:
