@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from leyden_platform.one_write import OneWriteProtocol
+from leyden_platform.http_connection import HttpConnection
 
 LAST_WORDS_S = 2.0
 """How long a request that was cut short may take to tell its caller, and whoever else has to know."""
@@ -45,7 +45,7 @@ class HttpServer:
         self._socket: socket.socket | None = None
         config = uvicorn.Config(
             app,
-            http=OneWriteProtocol,
+            http=HttpConnection,
             log_config=None,
             access_log=False,
             lifespan="off",

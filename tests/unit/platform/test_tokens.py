@@ -1,10 +1,12 @@
 """Tokens give exactly what they say, and only while they are valid."""
 
 import time
+from datetime import datetime, tzinfo
 
 import pytest
 from pydantic import SecretStr
 
+from leyden_platform import tokens
 from leyden_platform.tokens import InvalidToken, RolloutClaims, mint, verify, verify_until
 from leyden_schemas import Limits, RolloutAssigned, Sampling, Split, Task
 
@@ -56,3 +58,14 @@ def test_another_secret_is_refused() -> None:
     token = mint(RolloutClaims.of(ASSIGNED, 1), SecretStr("t" * 32), ttl_s=60)
     with pytest.raises(InvalidToken):
         verify(token, SECRET)
+
+
+def test_a_runner_s_clock_may_be_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Ahead":
+            return cls.fromtimestamp(time.time() + 120, tz)
+
+    monkeypatch.setattr(tokens, "datetime", Ahead)
+    claims = RolloutClaims.of(ASSIGNED, 1)
+    assert verify(mint(claims, SECRET, ttl_s=60), SECRET) == claims

@@ -1,0 +1,121 @@
+"""Callers' connections: heads are bounded, silence ends, upgrades that nobody wants cost no body."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from leyden_platform.http import HttpServer
+from leyden_platform.http_connection import HEAD_LIMIT
+
+BODY = b"0123456789" * 20_000
+H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
+
+
+async def size_of_body(_scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers how long the request's body is."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    told = b"%d" % size
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % len(told))],
+        }
+    )
+    await send({"type": "http.response.body", "body": told})
+
+
+@asynccontextmanager
+async def server(silence_s: int = 75) -> AsyncIterator[HttpServer]:
+    running = HttpServer("test", size_of_body, "127.0.0.1", 0, drain_timeout_s=1)
+    running._server.config.timeout_keep_alive = silence_s
+    running.bind()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(running.run(stop))
+    try:
+        async with asyncio.timeout(10):
+            while running.not_ready():  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+        yield running
+    finally:
+        stop.set()
+        await serving
+
+
+async def sent(to: HttpServer, *pieces: bytes, until: Callable[[bytes], bool] = lambda _: False) -> bytes:
+    """What comes back for these writes, until the server closes or it is enough."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
+    answer = b""
+    try:
+        async with asyncio.timeout(10):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            while not until(answer) and (data := await reader.read(65_536)):
+                answer += data
+    except ConnectionError:
+        pass  # what was not read before the server closed
+    finally:
+        writer.close()
+    return answer
+
+
+def head(framing: bytes, extra: bytes = H2C) -> bytes:
+    return b"POST / HTTP/1.1\r\nhost: x\r\n%b%b\r\n\r\n" % (extra, framing)
+
+
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (head(b"content-length: %d" % len(BODY)) + BODY,),
+        (head(b"content-length: %d" % len(BODY)), BODY[:1000], BODY[1000:]),
+        (head(b"content-length: %d" % len(BODY)) + BODY[:7], BODY[7:]),
+        (head(b"transfer-encoding: chunked") + CHUNKED,),
+        (head(b"transfer-encoding: chunked"), CHUNKED[:50], CHUNKED[50:]),
+    ],
+)
+async def test_the_body_of_a_request_that_offers_an_upgrade_is_read(pieces: tuple[bytes, ...]) -> None:
+    async with server() as running:
+        answer = await sent(running, *pieces)
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"\r\n\r\n%d" % len(BODY))
+
+
+async def test_an_upgrade_without_a_body() -> None:
+    async with server() as running:
+        answer = await sent(running, b"GET / HTTP/1.1\r\nhost: x\r\n" + H2C + b"\r\n")
+        assert answer.endswith(b"\r\n\r\n0")
+
+
+async def test_requests_one_after_another_on_one_connection() -> None:
+    request = head(b"content-length: 3", b"") + b"abc"
+    async with server() as running:
+        answer = await sent(running, request + request, request, until=lambda told: told.count(b"\n3") == 3)
+        assert answer.count(b"HTTP/1.1 200") == 3
+
+
+async def test_a_head_without_an_end_is_refused() -> None:
+    line = b"x-filler: " + b"a" * 1000 + b"\r\n"
+    async with server() as running:
+        answer = await sent(running, b"POST / HTTP/1.1\r\n", *[line * 16] * (HEAD_LIMIT // 16_000 + 1))
+        assert answer.startswith(b"HTTP/1.1 431") or not answer, "a reset may overtake the answer"
+        async with asyncio.timeout(10):
+            while running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("said", [(), (b"POST / HTTP/1.1\r\nhost: x\r\n",)], ids=["nothing", "half a head"])
+async def test_a_connection_that_falls_silent_before_its_request_ends(said: tuple[bytes, ...]) -> None:
+    async with server(silence_s=1) as running:
+        assert await sent(running, *said) == b""
