@@ -371,6 +371,26 @@ async def test_alternatives_are_charged_to_the_budget(gateway: Gateway, stub: Vl
     await gateway.rest()
 
 
+async def test_only_completions_are_charged_to_the_budget(gateway: Gateway, stub: VllmStub) -> None:
+    """Not: refused requests, a replica's refusals and its overload, counts of tokens, embeddings."""
+    claims = gateway.claims(max_completions=1)
+    client = gateway.client(claims)
+    for bad in (b"{", b'{"model":"m","messages":[],"n":"2"}'):
+        assert (await gateway.post(claims, content=bad)).status_code == 400
+    for status in (400, 429):
+        stub.fail = lambda _body, status=status: error(status, "no")  # type: ignore[misc]
+        with pytest.raises(openai.APIStatusError):
+            await client.chat.completions.create(model="m", messages=HELLO)
+    stub.reset()
+    await client.embeddings.create(model="m", input="hello")
+    counted = await client.post("/messages/count_tokens", cast_to=object, body={"messages": HELLO})
+    assert counted == {"input_tokens": len(PROMPT_IDS)}
+    await client.chat.completions.create(model="m", messages=HELLO)
+    with pytest.raises(openai.RateLimitError, match="has made its 1 completions"):
+        await client.chat.completions.create(model="m", messages=HELLO)
+    await client.embeddings.create(model="m", input="hello")
+
+
 async def test_alternatives_that_a_replica_failed_are_given_back(gateway: Gateway, stub: VllmStub) -> None:
     claims = gateway.claims(max_completions=4)
     client = gateway.client(claims)

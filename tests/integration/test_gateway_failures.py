@@ -170,6 +170,27 @@ async def test_other_routes(gateway: Gateway, method: str, path: str, status: in
         assert error_of(await client.request(method, gateway.url + path)) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/chat/completions", "POST"), ("/v1/feedback", "POST"), ("/v1/models", "GET, HEAD")],
+)
+async def test_another_method_is_told_which_to_use(gateway: Gateway, path: str, allowed: str) -> None:
+    async with httpx.AsyncClient() as client:
+        for method in ("OPTIONS", "PUT", "DELETE"):
+            answer = await client.request(method, gateway.url + path)
+            assert error_of(answer) == (405, "method_not_allowed")
+            assert answer.headers["allow"] == allowed
+            assert allowed.split(", ")[0] in answer.json()["error"]["message"]
+
+
+async def test_the_list_of_models_has_a_head(gateway: Gateway) -> None:
+    claims = gateway.claims()
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {gateway.token(claims)}"}) as client:
+        whole, head = [await client.request(m, f"{gateway.url}/v1/models") for m in ("GET", "HEAD")]
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
+
+
 # Callers who leave
 
 
@@ -252,6 +273,28 @@ async def test_errors_of_a_replica_keep_status_and_body(gateway: Gateway, stub: 
     (record,) = await gateway.completions(claims.rollout_id)
     assert (record.http_status, record.error, record.untrainable) == (422, "n must be 1", "upstream_error")
     assert len(stub.requests) == 1
+
+
+async def test_what_clients_retry_by_is_passed_on(gateway: Gateway, stub: VllmStub) -> None:
+    told = {"retry-after": "0", "retry-after-ms": "40", "x-should-retry": "false"}
+    stub.fail = lambda _body: error(429, "slow down", headers=told)
+    answer = await gateway.post(gateway.claims(), {"model": "m", "messages": HELLO})
+    assert answer.status_code == 429
+    assert {name: answer.headers[name] for name in told} == told
+
+
+@pytest.mark.parametrize("status", [201, 204, 302, 307])
+async def test_an_answer_that_is_neither_a_completion_nor_an_error(
+    gateway: Gateway, stub: VllmStub, status: int
+) -> None:
+    stub.fail = lambda body: Response(json.dumps(stub.whole(body)) if status == 201 else "", status)
+    claims = gateway.claims()
+    answer = await gateway.post(claims, {"model": "m", "messages": HELLO})
+    assert error_of(answer) == (502, "malformed_answer")
+    assert f"answered {status}" in answer.json()["error"]["message"]
+    (record,) = await gateway.completions(claims.rollout_id)
+    assert (record.status, record.untrainable) == (CompletionStatus.ERROR, "malformed_answer")
+    await gateway.rest()
 
 
 async def test_a_replica_that_stays_unavailable_is_quoted(

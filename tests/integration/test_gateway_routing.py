@@ -24,6 +24,7 @@ from routing_harness import (
 from starlette.responses import Response
 from vllm_stub import VllmStub, error, eventually, serving, sse
 
+from leyden_gateway.exchange import exchange
 from leyden_gateway.routing.settings import RoutingSettings
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionStatus
@@ -373,6 +374,34 @@ async def test_external_models_answer_callers_of_every_protocol(
             assert record.response
             assert record.response["model"] == "gpt-4.1"
         assert not stubs[0].requests
+
+
+@pytest.mark.usefixtures("key")
+async def test_a_stream_of_several_prompts_comes_whole_from_an_external_server(
+    kafka: KafkaSettings, stubs: list[VllmStub], judge: VllmStub, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the others take once the first has ended."""
+    monkeypatch.setattr(exchange, "_REMAINDER_S", 0.05)
+
+    async def in_turn(_body: dict[str, Any]) -> AsyncIterator[bytes]:
+        for index in (0, 1):
+            for text, reason in (("a", None), ("b", "stop")):
+                yield sse({"choices": [{"index": index, "text": text, "finish_reason": reason}]})
+                await asyncio.sleep(0.1)
+        yield b"data: [DONE]\n\n"
+
+    judge.events = in_turn
+    async with running_gateway(kafka, policy, stubs[0].url, routing=external(judge)) as gateway:
+        claims = gateway.claims()
+        answer = await gateway.client(claims).completions.create(
+            model="judge", prompt=["x", "y"], stream=True
+        )
+        texts = ["", ""]
+        async for chunk in answer:
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+        assert texts == ["ab", "ab"]
+        records = await gateway.completions(claims.rollout_id, count=2)
+        assert [(record.status, record.finish_reason) for record in records] == [("ok", "stop")] * 2
 
 
 @pytest.mark.usefixtures("key")

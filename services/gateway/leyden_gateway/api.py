@@ -46,6 +46,7 @@ SERVED = (
     "/sessions/{id}, either followed by /agents/{name}"
 )
 JSON = {"content-type": "application/json"}
+READS, WRITES = ("GET", "HEAD"), ("POST",)
 
 
 class Front:
@@ -95,8 +96,8 @@ class Front:
         models = route == MODELS or route.startswith(f"{MODELS}/")
         if dialect is None and not models and route != FEEDBACK:
             raise NoSuchRoute(f"{method} {path[:200]}: not served here; the gateway serves {SERVED}")
-        if method != ("GET" if models else "POST"):
-            raise MethodNotAllowed(f"{method} {path[:200]}: this path takes another method")
+        if method not in (allowed := READS if models else WRITES):
+            raise MethodNotAllowed(f"{method} {path[:200]}", allowed)
         try:
             whose = self._tools.gatekeeper.attribute(named, caller.headers)
         except (MissingToken, InvalidRolloutToken, WrongRollout) as error:
@@ -139,7 +140,7 @@ class Front:
             ending = await (traced(exchange) if exporting() else exchange.run())
             status = ending.http_status
         finally:
-            self._admission.settle(call, tokens=exchange.capture.tokens, failed=status >= 500)
+            self._admission.settle(call, tokens=exchange.capture.tokens, failed=status not in (200, 499))
             if call.choice is not None:
                 caller.served = call.choice.served
         self._desk.answered(call)

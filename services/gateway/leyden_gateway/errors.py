@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -120,6 +121,14 @@ class MethodNotAllowed(ApiError):
     """A known path with another method."""
 
     status, type, reason = 405, "invalid_request_error", "method_not_allowed"
+
+    def __init__(self, where: str, allowed: Sequence[str]) -> None:
+        super().__init__(f"{where}: this path takes {' or '.join(allowed)}")
+        self._allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        """What the path takes (RFC 9110, 15.5.6)."""
+        return {"allow": ", ".join(self._allowed), **super().headers()}
 
 
 class BudgetSpent(ApiError):

@@ -30,6 +30,17 @@ def test_what_infrastructure_failed_is_given_back() -> None:
     budget.give_back(B)
 
 
+def test_what_is_no_completion_costs_none_but_needs_tokens() -> None:
+    budget = CompletionBudget(entries=10)
+    for _ in range(3):
+        budget.take(A, 1, 10, 0)
+    budget.take(A, 1, 10)
+    budget.take(A, 1, 10, 0)
+    budget.spend(A, 10)
+    with pytest.raises(TokensSpent):
+        budget.take(A, 1, 10, 0)
+
+
 def test_every_alternative_is_a_completion() -> None:
     budget = CompletionBudget(entries=10)
     budget.take(A, 5)

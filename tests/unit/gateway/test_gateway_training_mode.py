@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden_gateway.errors import InvalidRequest
 from leyden_gateway.exchange.fields import encode, of
 from leyden_gateway.exchange.training_mode import (
     CONSTRAINTS,
@@ -239,6 +240,11 @@ def test_no_value_of_a_parameter_breaks_it(
 ) -> None:
     fields = of(request)
     before = dict(fields)
+    n = request.get("n")
+    if n is not None and (type(n) is not int or n < 1):
+        with pytest.raises(InvalidRequest, match="whole number"):
+            prepare(fields, whose, protocol)
+        return
     prepared = prepare(fields, whose, protocol)
     assert fields == before
     sent = body(prepared)
@@ -248,3 +254,20 @@ def test_no_value_of_a_parameter_breaks_it(
     if prepared.forced:
         assert not set(sent) & set(REMOVED)
         assert {name: sent[name] for name in FORCED} == FORCED
+
+
+@pytest.mark.parametrize("n", ["2", 2.0, True, 0, -1, [2]])
+def test_alternatives_that_some_servers_would_count_otherwise_are_refused(n: Any) -> None:
+    request = of({"messages": [], "n": n})
+    with pytest.raises(InvalidRequest) as caught:
+        prepare(request, None)
+    assert caught.value.param == "n"
+    with pytest.raises(InvalidRequest):
+        untouched(request, "/v1/chat/completions")
+
+
+def test_prompts_of_a_text_completion_count_wherever_it_goes() -> None:
+    request = of({"prompt": ["a", "b", "c"], "n": 2})
+    assert prepare(request, None, Protocol.COMPLETIONS).choices == 6
+    assert untouched(request, "/v1/completions").choices == 6
+    assert untouched(of({"messages": [], "prompt": ["a", "b"]}), "/v1/chat/completions").choices == 1

@@ -206,7 +206,8 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     where = f"{request.method} {request.url.path[:200]}"
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return await _refuse(request, MethodNotAllowed(f"{where}: this path takes another method"))
+        allowed = (error.headers or {}).get("Allow", "another method").split(", ")
+        return await _refuse(request, MethodNotAllowed(where, allowed))
     return await _refuse(request, NoSuchRoute(f"{where}: no such admin route"))
 
 

@@ -27,7 +27,9 @@ class Admission:
         try:
             if claims := whose.claims:
                 attempt = (whose.rollout_id, whose.attempt)
-                self._budget.take(attempt, claims.max_completions, claims.max_tokens)
+                if call.operation is not None:
+                    call.completions = 0
+                self._budget.take(attempt, claims.max_completions, claims.max_tokens, call.completions)
         except BaseException:
             self._limiter.finish(whose.tenant, 0)
             raise
@@ -36,13 +38,13 @@ class Admission:
     def charge(self, call: Call, completions: int) -> None:
         """Count all alternatives that an admitted call asks for. Raises ``BudgetSpent``."""
         whose = call.attribution
-        if whose.claims and completions > 1:
+        if whose.claims and completions > 1 and call.completions:
             attempt = (whose.rollout_id, whose.attempt)
             self._budget.widen(attempt, whose.claims.max_completions, completions)
             call.completions = completions
 
     def settle(self, call: Call, *, tokens: int, failed: bool) -> None:
-        """Count the call out; one that infrastructure failed costs the attempt no completions."""
+        """Count the call out; one that got nothing but an error (``failed``) costs no completions."""
         whose = call.attribution
         self._calls.end(call.completion_id)
         self._limiter.finish(whose.tenant, tokens)

@@ -26,19 +26,19 @@ class CompletionBudget:
         self._entries = entries
         self._spent: OrderedDict[Attempt, _Spent] = OrderedDict()
 
-    def take(self, attempt: Attempt, limit: int, max_tokens: int | None = None) -> None:
-        """Count one completion. Raises ``BudgetSpent`` or ``TokensSpent`` when nothing is left.
+    def take(self, attempt: Attempt, limit: int, max_tokens: int | None = None, completions: int = 1) -> None:
+        """Count one completion, or none. Raises ``BudgetSpent`` or ``TokensSpent`` when nothing is left.
 
         Tokens are counted when a completion ends, so the last one, or those in parallel, may pass the limit.
         """
         spent = self._spent.get(attempt) or _Spent()
-        if spent.completions >= limit:
+        if spent.completions + completions > limit:
             raise BudgetSpent(
                 f"this attempt has made its {limit} completions (limits.max_completions of its task)"
             )
         if max_tokens is not None and spent.tokens >= max_tokens:
             raise TokensSpent(f"this attempt has used {spent.tokens} of the {max_tokens} tokens it may use")
-        spent.completions += 1
+        spent.completions += completions
         self._keep(attempt, spent)
 
     def widen(self, attempt: Attempt, limit: int, completions: int) -> None:
@@ -69,6 +69,6 @@ class CompletionBudget:
             spent.tokens += tokens
 
     def give_back(self, attempt: Attempt, completions: int = 1) -> None:
-        """Uncount what infrastructure, not the agent, failed."""
+        """Uncount what was answered with an error."""
         if spent := self._spent.get(attempt):
             spent.completions = max(0, spent.completions - completions)

@@ -8,6 +8,7 @@ Token ids, log-probabilities and usage are always asked for, and later removed a
 from dataclasses import dataclass
 from typing import Any
 
+from leyden_gateway.errors import InvalidRequest
 from leyden_gateway.exchange.fields import Fields, encode, value
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import JsonObject, Protocol, Sampling, Split
@@ -58,6 +59,7 @@ CONSTRAINTS = frozenset(
 they pass, but the log-probabilities are not those of the distribution that was sampled from."""
 
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
+TEXT = "/v1/completions"
 
 _USED = ("temperature", "top_p", "top_k", "seed", *MAX_TOKENS)
 _SETTLED = frozenset(
@@ -95,7 +97,7 @@ class Prepared:
 
 
 def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = Protocol.CHAT) -> Prepared:
-    """Settle the parameters of ``request``, which stays as it was."""
+    """Settle the parameters of ``request``, which stays as it was. Raises ``InvalidRequest``."""
     forced = claims is not None and claims.split is Split.TRAIN
     overridden: JsonObject = {}
     body: dict[str, Any] = dict(request)
@@ -110,17 +112,20 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
         sampling=_used(asked, body, overridden),
         wants=_wants(asked),
         forced=forced,
-        choices=max(1, _whole(asked.get("n")) or 1) * (_prompts(request) if text else 1),
+        choices=_alternatives(asked) * (_prompts(request) if text else 1),
         untrainable="guided_decoding" if _constrained(request) else None,
-        path="/v1/completions" if text else "/v1/chat/completions",
+        path=TEXT if text else "/v1/chat/completions",
     )
 
 
 def untouched(request: Fields, path: str) -> Prepared:
-    """The request as it is, for servers and operations from which no tokens are captured."""
+    """The request as it is, for servers and operations from which no tokens are captured.
+
+    Raises ``InvalidRequest``.
+    """
     wants = Wants(token_ids=True, logprobs=True, usage=True)
     asked = _asked(request)
-    choices = max(1, _whole(asked.get("n")) or 1)
+    choices = _alternatives(asked) * (_prompts(request) if path == TEXT else 1)
     return Prepared(dict(request), _used(asked, {}, {}), wants, forced=False, choices=choices, path=path)
 
 
@@ -186,6 +191,16 @@ def _wants(asked: JsonObject) -> Wants:
         logprobs=logprobs is True or _whole(logprobs) is not None,
         usage=isinstance(options, dict) and options.get("include_usage") is True,
     )
+
+
+def _alternatives(asked: JsonObject) -> int:
+    """``n``, which budgets and streams count by: what some servers would read as a number is refused."""
+    n = asked.get("n")
+    if n is None:
+        return 1
+    if _whole(n) is None or n < 1:
+        raise InvalidRequest("`n` has to be a whole number of at least 1", param="n")
+    return int(n)
 
 
 def _prompts(request: Fields) -> int:

@@ -83,7 +83,7 @@ class Call:
     untrainable: str | None = None
     """Why nothing of this call can be trained on, however it ends."""
     completions: int = 1
-    """How many it was charged to its attempt: one for each alternative."""
+    """How many it is charged to its attempt: one for each alternative, none for what is no completion."""
     trace: dict[str, str] = field(default_factory=dict)
     """W3C trace context for the replica and the log."""
 

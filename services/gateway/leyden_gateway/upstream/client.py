@@ -20,8 +20,8 @@ LINGER_S = 0.25
 KEEP_ALIVE_S = 4.0
 """Idle connections are dropped before vLLM's server drops them (after 5 s by default)."""
 
-PASSED_ON = ("content-type", "retry-after", "x-request-id")
-"""Headers of a refusal that the caller gets."""
+PASSED_ON = ("content-type", "retry-after", "retry-after-ms", "x-should-retry", "x-request-id")
+"""Headers of a refusal that the caller gets: what clients decide by whether, and when, to try again."""
 
 
 class _Models(msgspec.Struct):
@@ -41,7 +41,7 @@ class Answer:
         self._headers = connection.headers
         self.status = connection.status
         self.content_type = self.header(b"content-type") or "application/json"
-        self.streamed = self.content_type.startswith("text/event-stream")
+        self.streamed = self.content_type[:17].lower() == "text/event-stream"
         """Whether the answer is a stream of server-sent events."""
         self.on_close: Callable[[], None] | None = None
         """Called once, when the answer is closed."""
@@ -194,6 +194,10 @@ class Upstream:
             body = await answer.body()
         finally:
             answer.close()
+        if answer.status < 400:
+            raise MalformedAnswer(
+                f"{replica} answered {answer.status}, neither a completion nor an error: is that its address?"
+            )
         headers = {name: value for name in PASSED_ON if (value := answer.header(name.encode())) is not None}
         refusal = UpstreamRefused(answer.status, body, headers)
         if answer.status in (502, 503):
