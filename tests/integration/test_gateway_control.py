@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
@@ -83,6 +84,17 @@ async def test_production_traffic_is_recorded_by_session(
         ("shop", "live", named.format(name), Mode.PRODUCTION)
     ] * 2
     assert {r.agent for r in records} == {"critic" if "critic" in prefix else "main"}
+
+
+async def test_baggage_may_come_in_several_headers(gateway: Gateway) -> None:
+    name = f"session {uuid4()}"
+    lines = [f"leyden.session={quote(name)}", "other=1", "leyden.agent=critic;ttl=9"]
+    headers = [("authorization", f"Bearer {KEY}"), *(("baggage", line) for line in lines)]
+    async with httpx.AsyncClient() as caller:
+        body = {"model": gateway.policy, "messages": HELLO}
+        await caller.post(f"{gateway.url}/v1/chat/completions", headers=headers, json=body)
+    (record,) = await gateway.completions(cause_id("session", "shop", "live", name))
+    assert (record.session, record.agent) == (name, "critic")
 
 
 async def test_a_trace_is_the_session_of_what_names_none(gateway: Gateway) -> None:

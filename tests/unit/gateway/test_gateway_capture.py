@@ -253,6 +253,15 @@ def test_an_error_inside_an_answer() -> None:
     assert error_text({"detail": 1}) == "{'detail': 1}"
 
 
+def test_an_error_that_is_the_answer_itself() -> None:
+    bare = {"object": "error", "message": "out of memory", "type": "x", "code": 500}
+    assert captured(bare).error == "out of memory"
+    assert plain(Capture().chunk(of(bare), NOTHING)) == {"error": bare}
+    whole = Capture()
+    whole.whole(of(bare), NOTHING)
+    assert whole.error == "out of memory"
+
+
 @pytest.mark.parametrize(
     "answer",
     [

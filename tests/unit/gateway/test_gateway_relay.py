@@ -114,6 +114,44 @@ def test_an_error_of_the_replica_is_held_and_named() -> None:
     assert through.held() == failure
 
 
+def test_an_error_in_an_older_form_is_told_in_the_protocol_s() -> None:
+    through, _ = relay()
+    assert through.feed(event("a") + encode_event(b'{"object":"error","message":"full"}')) == event("a")
+    with pytest.raises(UpstreamFailed, match="full"):
+        through.finish()
+    assert through.held() == encode_event(b'{"error":{"object":"error","message":"full"}}')
+
+
+def test_a_server_that_ignores_the_number_of_alternatives_has_ended_when_it_says_so() -> None:
+    through, _ = relay(choices=2)
+    assert through.feed(event("a", "stop")) == event("a", "stop")
+    assert through.feed(DONE) == b""
+    through.finish()
+    assert through.held() == DONE
+
+
+def test_an_alternative_more_than_was_asked_for_is_waited_for() -> None:
+    through, _ = relay()
+    parts = [event("a"), event("b", None, 1), event("", "stop")]
+    assert through.feed(b"".join(parts)) == b"".join(parts)
+    assert not through.holding
+    assert through.feed(event("c", "stop", 1)) == b""
+
+
+def test_names_and_ids_of_events_stay_when_captured_fields_go() -> None:
+    through, _ = relay()
+    begin, end = b": hi\r\nevent: delta\r\n", b"\r\nid: 7\r\n\r\n"
+    inside, seen = event("a", token_ids=[5]).strip(), event("a").strip()
+    assert through.feed(begin + inside + end) == begin + seen + end
+
+
+def test_events_without_data_keep_a_stream_alive() -> None:
+    through, _ = relay()
+    alive = b"data:\n\n" + b"event: ping\ndata: \n\n"
+    assert through.feed(event("a") + alive) == event("a") + alive
+    assert not through.done
+
+
 @pytest.mark.parametrize("bad", [b"data: {oops\n\n", b"data: [1]\n\n", b'data: {"a":"\xff"}\n\n'])
 def test_malformed_events(bad: bytes) -> None:
     through, _ = relay()

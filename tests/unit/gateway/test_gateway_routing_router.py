@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import REGISTRY
+from prometheus_client.samples import Sample
 from routing_fakes import POLICY, A, B, C, Fleet, fleet, moved, published, until
 
 from leyden_gateway.errors import ModelNotFound, ModelUnavailable, ReplicasBusy, ReplicasFailing
@@ -137,6 +138,10 @@ async def test_a_reference_nobody_knows_is_refused_at_once() -> None:
         routes.changes.announce()
         with pytest.raises(ModelNotFound):
             await waiting
+        for name in ("leyden_gateway_park_waits_total", "leyden_gateway_queue_seconds_count"):
+            assert all(sample.labels.get("policy") != "poet" for sample in samples(name)), (
+                "made up by a caller"
+            )
 
 
 async def test_a_drained_replica_gets_no_new_calls() -> None:
@@ -244,6 +249,10 @@ async def test_overflow_is_counted_only_when_it_led_somewhere() -> None:
         take(routes, uuid4())
         assert routes.router.take(POLICY, uuid4()) is None
         assert overflowed(A) == before
+
+
+def samples(name: str) -> list[Sample]:
+    return [sample for metric in REGISTRY.collect() for sample in metric.samples if sample.name == name]
 
 
 def overflowed(url: str) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.exchange.sse import EventTooLarge, SseEvent, SseParser, encode_event
+from leyden_gateway.exchange.sse import EventTooLarge, SseEvent, SseParser, encode_event, replaced
 
 LINE = st.sampled_from(
     [
@@ -60,7 +60,9 @@ def test_encoded_events_come_back(payloads: list[bytes]) -> None:
         (b"data: one\ndata: two\n\n", b"one\ntwo"),
         (b"event: e\ndata: one\nid: 3\n\n", b"one"),
         (b": keep-alive\n\n", None),
-        (b"data\n\n", b""),
+        (b"data\n\n", None),
+        (b"data:\n\n", None),
+        (b"event: ping\ndata: \r\n\r\n", None),
     ],
 )
 def test_one_event(raw: bytes, data: bytes | None) -> None:
@@ -85,3 +87,18 @@ def test_only_a_byte_order_mark_at_the_very_beginning_is_left_out() -> None:
     assert events == [(b"data: one\n\n", b"one"), (b"\xef\xbb\xbfdata: two\n\n", None)]
     assert rest is None
     assert parse([b"\xef\xbb\xbfdata: half"]) == ([], (b"data: half", b"half"))
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"data: old\n\n", b"data: new\n\n"),
+        (b"data:old\r\n\r\n", b"data: new\r\n\r\n"),
+        (b"data: o\ndata: ld\n\n", b"data: new\n\n"),
+        (b": hi\nevent: e\ndata: old\nid: 3\n\n", b": hi\nevent: e\ndata: new\nid: 3\n\n"),
+        (b"id: 1\rdata: old\r\r", b"id: 1\rdata: new\r\r"),
+        (b"event: e\ndata: old", b"event: e\ndata: new"),
+    ],
+)
+def test_other_data_leaves_the_rest_of_an_event(raw: bytes, expected: bytes) -> None:
+    assert replaced(raw, b"new") == expected

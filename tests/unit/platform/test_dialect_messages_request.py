@@ -229,7 +229,17 @@ def test_tools() -> None:
     ],
 )
 def test_tool_choice(choice: JsonObject, chat: JsonObject) -> None:
-    assert to_chat(request(tool_choice=choice)) == request() | chat
+    tools = {"tools": [{"name": "double", "input_schema": {}}]}
+    assert to_chat(request(tool_choice=choice, **tools)) == to_chat(request(**tools)) | chat
+
+
+@pytest.mark.parametrize("tools", [None, []])
+def test_a_choice_without_tools(tools: list[JsonObject] | None) -> None:
+    for kind in ("auto", "none"):
+        choice = {"type": kind, "disable_parallel_tool_use": True}
+        assert to_chat(request(tool_choice=choice, tools=tools)) == request(), "servers refuse one then"
+    with pytest.raises(UnsupportedRequest, match="tools is empty"):
+        to_chat(request(tool_choice={"type": "any"}, tools=tools))
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,15 @@ def _tool(tool: JsonObject, where: str) -> JsonObject:
 
 
 def _tool_choice(request: JsonObject) -> JsonObject:
+    """Without tools there is no choice to pass on, because servers refuse one then."""
     if request.get("tool_choice") is None:
         return {}
     asked = optional_object(request, "tool_choice")
     chosen: JsonObject = {"tool_choice": _choice(asked)}
+    if not request.get("tools"):
+        if chosen["tool_choice"] not in ("auto", "none"):
+            raise UnsupportedRequest("tool_choice asks for a tool, but tools is empty", "tool_choice")
+        return {}
     if isinstance(once := asked.get("disable_parallel_tool_use"), bool):
         chosen["parallel_tool_calls"] = not once
     return chosen

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import inf
 from types import TracebackType
 from typing import Self
@@ -32,7 +32,9 @@ class Caller:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, *, stall_timeout_s: float) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        """Request headers by lower-case name; of a repeated one the last."""
+        """Request headers by lower-case name; of a repeated one the last, except for W3C's lists."""
+        if len(self.headers) != len(scope["headers"]):
+            self.headers |= _lists(scope["headers"])
         self._receive, self._send = receive, send
         self._unread: float = _announced(self.headers)
         """Bytes of the request that may still come."""
@@ -186,6 +188,15 @@ class Caller:
                     skipped += len(message.get("body", b""))
                     more = message.get("more_body", False)
                     idle.reschedule(min(latest, loop.time() + LINGER_IDLE_S))
+
+
+def _lists(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers that may come in several lines, which are one list together."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in (b"baggage", b"tracestate"):
+            found[name] = b"%b,%b" % (found[name], value) if name in found else value
+    return found
 
 
 def _announced(headers: Mapping[bytes, bytes]) -> float:

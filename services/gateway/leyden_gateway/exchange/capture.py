@@ -40,6 +40,8 @@ class _Logprobs(msgspec.Struct):
 _logprobs = msgspec.json.Decoder(_Logprobs)
 _index = msgspec.json.Decoder(int)
 _NAN = float("nan")
+_BARE_ERROR = Raw(b'"error"')
+"""The ``object`` of an error that is not inside ``error``, as older vLLM and SGLang send it."""
 _string = msgspec.json.Decoder(str | None)
 
 
@@ -143,6 +145,8 @@ class Capture:
         None when nothing is left, because it only carried usage. Raises ``MalformedAnswer``.
         """
         items = self._common(answer)
+        if not items and answer.get("object") == _BARE_ERROR:
+            return {"error": Raw(encode(answer))}
         visible = []
         for item in items:
             choice = self._choice(item)
@@ -178,9 +182,12 @@ class Capture:
             names = ("id", "object", "created", "model")
             self.head = {name: answer[name] for name in names if name in answer}
         try:
-            return objects(answer.get("choices"))
+            items = objects(answer.get("choices"))
         except NotJson as error:
             raise MalformedAnswer(f"the replica's choices: {error}") from None
+        if not items and answer.get("object") == _BARE_ERROR:
+            self.error = error_text(value(answer, "message"))
+        return items
 
     def _choice(self, item: Fields) -> ChoiceCapture:
         try:
@@ -215,8 +222,9 @@ class Capture:
         return count if type(count) is int else 0
 
     def finished(self, expected: int) -> bool:
-        """Whether all ``expected`` alternatives have ended."""
-        return sum(choice.finish_reason is not None for choice in self.choices.values()) >= expected
+        """Whether there are ``expected`` alternatives, and all that there are have ended."""
+        choices = self.choices.values()
+        return len(choices) >= expected and all(choice.finish_reason is not None for choice in choices)
 
     def prompt_of(self, choice: ChoiceCapture) -> bytes:
         """The ids an alternative was sampled after: text completions may have several prompts."""

@@ -8,7 +8,7 @@ from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, Up
 from leyden_gateway.exchange.capture import Capture
 from leyden_gateway.exchange.dialects import Translator
 from leyden_gateway.exchange.fields import MAX_DEPTH, Fields, NotJson, check_readable, encode, parse_answer
-from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event
+from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, replaced
 from leyden_gateway.exchange.training_mode import Wants
 
 _SUSPICIOUS = 2 * MAX_DEPTH
@@ -36,6 +36,8 @@ class StreamRelay:
         self._malformed: MalformedAnswer | None = None
         self.done = False
         """Whether nothing more needs to be read: ``[DONE]`` has arrived, or something malformed."""
+        self._told_end = False
+        """Whether ``[DONE]`` has: servers that ignore ``n`` send it after their one alternative."""
 
     def feed(self, chunk: bytes) -> bytes:
         """What the caller may have of this chunk."""
@@ -67,7 +69,7 @@ class StreamRelay:
             return self._malformed
         if self._capture.error is not None:
             return UpstreamFailed(self._capture.error)
-        if not self._capture.finished(self._choices):
+        if not self._capture.finished(1 if self._told_end else self._choices):
             return TruncatedStream("the replica ended its stream before the completion had a finish reason")
         return None
 
@@ -80,7 +82,7 @@ class StreamRelay:
         if event.data is None:
             return event.raw
         if event.data.strip() == DONE:
-            self.done = self.holding = True
+            self.done = self.holding = self._told_end = True
             return event.raw if self._translator is None else b""
         try:
             payload = parse_answer(event.data)
@@ -98,4 +100,4 @@ class StreamRelay:
             return b"" if self._capture.error is not None else self._translator.chunk(payload)
         if seen is None:
             return b""
-        return event.raw if seen is payload else encode_event(encode(seen))
+        return event.raw if seen is payload else replaced(event.raw, encode(seen))

@@ -12,6 +12,7 @@ DONE = b"[DONE]"
 _EOL = rb"(?:\r\n|\n|\r(?!\n|\Z))"
 _BLANK_LINE = re.compile(_EOL + _EOL)
 _LINE = re.compile(rb"\r\n|\n|\r")
+_LINE_AND_END = re.compile(rb"([^\r\n]*)(\r\n|\n|\r|\Z)")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -73,11 +74,28 @@ class SseParser:
 
 
 def event_of(raw: bytes) -> SseEvent:
-    """The event these bytes are; several ``data`` lines are joined by newlines."""
+    """The event these bytes are; several ``data`` lines are joined by newlines.
+
+    Empty data is none: the grammar has such an event told to nobody, and servers keep streams alive by it.
+    """
     if usual := _usual(raw):
         return usual
     values = [value for line in _LINE.split(raw) if (value := _data(line)) is not None]
-    return SseEvent(raw, b"\n".join(values) if values else None)
+    return SseEvent(raw, b"\n".join(values) if any(values) else None)
+
+
+def replaced(raw: bytes, data: bytes) -> bytes:
+    """The event with other data, which has no line breaks; its name, its id and its line ends stay."""
+    if _usual(raw):
+        return encode_event(data)
+    lines = _LINE_AND_END.findall(raw)
+    first = next(place for place, (line, _end) in enumerate(lines) if _data(line) is not None)
+    kept = [
+        (b"data: " + data if place == first else line) + end
+        for place, (line, end) in enumerate(lines)
+        if place == first or _data(line) is None
+    ]
+    return b"".join(kept)
 
 
 def _usual(raw: bytes) -> SseEvent | None:

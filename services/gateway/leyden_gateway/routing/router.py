@@ -62,7 +62,7 @@ class Router:
         Raises ``ModelNotFound``; after that time ``ModelUnavailable``, ``ReplicasFailing`` or
         ``ReplicasBusy``.
         """
-        outcome, policy = "gone", policy_name(where) if isinstance(where, str) else where.policy
+        outcome, policy = "gone", self._label(where)
         try:
             with (
                 metrics.PARKED.labels(policy).track_inprogress(),
@@ -81,6 +81,13 @@ class Router:
             raise self._why(where, rollout_id) from None
         finally:
             metrics.PARK_WAITS.labels(policy, outcome).inc()
+
+    def _label(self, where: Where) -> str:
+        """The policy as metrics name it: before the table has been read, callers may make any up."""
+        if isinstance(where, External):
+            return where.policy
+        policy = policy_name(where)
+        return policy if policy in self._models.table.versions or self._models.caught_up else ""
 
     async def _wait(self, where: Where, rollout_id: UUID, avoid: Set[str]) -> Choice:
         while True:
