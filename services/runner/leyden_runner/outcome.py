@@ -3,9 +3,12 @@
 Infrastructure failures are retried and never rewarded, so the line is drawn here and nowhere else.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, assert_never
+
+from pydantic_core import from_json
 
 from leyden_schemas import Outcome
 
@@ -81,6 +84,20 @@ class NotExecuted:
 
     text: str
     excused: bool = False
+
+
+def returned(output: Any) -> Returned | Unusable:
+    """The output as messages can hold it: a question mark for half a character, and no bottomless nesting."""
+    try:
+        written = json.dumps({"output": output}, ensure_ascii=False).encode(errors="replace")
+        return Returned(from_json(written)["output"])
+    except (ValueError, RecursionError) as error:
+        return Unusable(f"the agent's output cannot be sent on: {error}")
+
+
+def writable(text: str) -> str:
+    """The text with question marks for half characters, which no message can hold."""
+    return text.encode(errors="replace").decode()
 
 
 Ending = Returned | Raised | Exited | Killed | Unusable | OutOfTime | NotExecuted

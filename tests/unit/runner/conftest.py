@@ -77,6 +77,21 @@ def enormous(task):
     return "x" * 3_000_000
 
 
+def half_a_character(task):
+    return {"said": "\\ud83d"}
+
+
+def raises_half_a_character(task):
+    raise ValueError("\\ud83d")
+
+
+def bottomless(task):
+    value = 1
+    for _ in range(300):
+        value = [value]
+    return value
+
+
 def garbage(task):
     os.write(1, b"\\xff\\x00\\xfe" * 1_000_000)
     os.write(2, b"the end")

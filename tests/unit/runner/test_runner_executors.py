@@ -97,6 +97,16 @@ async def test_results_that_cannot_be_taken(launcher: Launcher) -> None:
         assert text in execution.ending.text
 
 
+async def test_what_no_message_can_hold_is_mended_or_the_agents_failure(launcher: Launcher) -> None:
+    assert (await call(launcher, "half_a_character")).ending == Returned({"said": "?"})
+    raised = (await call(launcher, "raises_half_a_character")).ending
+    assert isinstance(raised, Raised)
+    assert raised.text.startswith("ValueError: ?")
+    bottomless = (await call(launcher, "bottomless")).ending
+    assert isinstance(bottomless, Unusable)
+    assert "recursion limit" in bottomless.text
+
+
 async def test_garbage_on_the_output_disturbs_nothing(launcher: Launcher) -> None:
     execution = await call(launcher, "garbage")
     assert execution.ending == Returned("fine")
@@ -206,7 +216,16 @@ async def test_a_command_that_hangs(launcher: Launcher) -> None:
 
 @pytest.mark.parametrize(
     ("text", "output"),
-    [("7\n", 7), ("a\nb\n", "a\nb"), ("", ""), ('x\n["y"]', ["y"]), ("NaN", "NaN")],
+    [
+        ("7\n", 7),
+        ("a\nb\n", "a\nb"),
+        ("", ""),
+        ('x\n["y"]', ["y"]),
+        ("NaN", "NaN"),
+        ('"\\ud83d"', "?"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+    ids=lambda value: str(value)[:9],
 )
 def test_what_was_printed(text: str, output: object) -> None:
     assert printed(text) == Returned(output)

@@ -1,9 +1,12 @@
 """Where the line runs between the agent's own failure and nobody's, and what follows an attempt."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden_platform.testing.rollouts import Rollout, make_trajectory
 from leyden_runner.outcome import (
     Ending,
     Exited,
@@ -16,9 +19,10 @@ from leyden_runner.outcome import (
     Unusable,
     Verdict,
     judge,
+    returned,
 )
 from leyden_runner.retries import Again, Final, RetryPolicy
-from leyden_schemas import Outcome
+from leyden_schemas import Outcome, Topics, decode, encode
 
 OBJECT = "builtins.Exception"
 
@@ -48,6 +52,30 @@ OBJECT = "builtins.Exception"
 )
 def test_endings(ending: Ending, verdict: Verdict) -> None:
     assert judge(ending) == verdict
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+half = st.characters(categories=["Cs"])
+outputs = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text() | st.text(half),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text() | half, inner, max_size=3),
+)
+
+
+@given(outputs | st.integers(0, 400).map(nested) | st.integers(0, 4299).map(lambda power: 10**power))
+def test_whatever_an_agent_returns_can_be_sent_on_or_is_its_failure(output: object) -> None:
+    verdict = judge(returned(output))
+    finished = Rollout().finished(verdict.output, outcome=verdict.outcome, error=verdict.error)
+    read = decode(Topics.EVENTS, encode(finished))
+    assert read.output == verdict.output
+    trajectory = make_trajectory(output=verdict.output)
+    assert decode(Topics.TRAJECTORIES, encode(trajectory)).output == verdict.output
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from leyden_runner.executors.base import Bounds, Execution, died, supervise
 from leyden_runner.executors.launcher import Child, Exit, Launcher
-from leyden_runner.outcome import Ending, Failure, Raised, Returned, Unusable
+from leyden_runner.outcome import Ending, Failure, Raised, Unusable, returned, writable
 from leyden_schemas import Task
 
 
@@ -39,10 +39,10 @@ def interpret(child: Child, left: Exit) -> tuple[Ending, float | None]:
         return died(left), None
     try:
         answer = json.loads(bytes(child.result))
-    except ValueError:
+    except (ValueError, RecursionError):
         return Unusable("the agent's process ended in the middle of its answer"), None
     if "returned" in answer:
-        return Returned(answer["returned"]), answer["seconds"]
+        return returned(answer["returned"]), answer["seconds"]
     raised = answer["raised"]
     chain = [Failure(tuple(error["types"]), error["http_status"]) for error in raised["chain"]]
-    return Raised(raised["text"], tuple(chain)), answer["seconds"]
+    return Raised(writable(raised["text"]), tuple(chain)), answer["seconds"]

@@ -7,7 +7,7 @@ from typing import Any
 from leyden_runner.environment import task_json
 from leyden_runner.executors.base import Bounds, Execution, died, supervise
 from leyden_runner.executors.launcher import Child, Exit, Launcher
-from leyden_runner.outcome import Ending, NotExecuted, Returned, Unusable
+from leyden_runner.outcome import Ending, NotExecuted, Returned, Unusable, returned
 from leyden_schemas import Task
 
 _CANNOT_EXECUTE = 127
@@ -54,13 +54,13 @@ def printed(text: str, *, truncated: bool = False) -> Ending:
     last = whole.rpartition("\n")[2]
     try:
         output: Any = json.loads(last, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         if truncated:
             return Unusable(
                 "the agent printed more than an output may be long, and its last line is not JSON"
             )
         return Returned(whole)
-    return Returned(output)
+    return returned(output)
 
 
 def _refuse(constant: str) -> Any:
