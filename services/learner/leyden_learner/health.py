@@ -86,4 +86,4 @@ class CollapseWatch:
         gained, allowed = self._best - self._first, self._limits.max_reward_drop
         if not allowed or gained <= 0:
             return None
-        return Unhealthy.REWARD_COLLAPSE if self._best - mean > allowed * gained else None
+        return Unhealthy.REWARD_COLLAPSE if self._best - mean >= allowed * gained else None

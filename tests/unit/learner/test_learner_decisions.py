@@ -70,6 +70,13 @@ def test_reward_that_is_lost_pauses_training() -> None:
     assert pauses(limits, [1.0] * 6, rewards) == [None] * 5 + [Unhealthy.REWARD_COLLAPSE]
 
 
+def test_reward_that_is_back_on_the_floor_it_began_from_is_lost() -> None:
+    """It cannot fall further, so all that was gained has to be enough."""
+    limits = CollapseLimits(min_entropy=0, max_reward_drop=1.0, window=2)
+    rewards = [0.0, 0.0, 1.0, 1.0, 0.0, 0.0]
+    assert pauses(limits, [1.0] * 6, rewards) == [None] * 5 + [Unhealthy.REWARD_COLLAPSE]
+
+
 @pytest.mark.parametrize(
     "rewards", [[0.5] * 6, [0.9, 0.7, 0.5, 0.3, 0.1, 0.0], [-3.0, -3.0, 9.0, 9.0, 9.0, 9.0]]
 )
