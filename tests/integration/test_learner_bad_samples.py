@@ -65,7 +65,11 @@ async def test_what_cannot_be_trained_on_is_dropped_and_counted(world: World) ->
         "too_long": [encode(of(7, make_row([1] * 65, make_span(1, [-1.0]))))],
         "unknown_version": [encode(of(8, make_row([1, 2], make_span(1, [-1.0], version=5))))],
         "bad_advantage": [encode(of(13, make_row([1, 2], make_span(1, [-1.0], advantage=1e39))))],
-        "bad_reward": [encode(of(9, reward=float("inf")))],
+        "bad_reward": [
+            spoilt(of(9), lambda message: message.update(reward=float("inf"))),
+            spoilt(of(9), lambda message: message.update(reward=float("nan"))),
+            encode(of(9, reward=1e31)),
+        ],
         "other_policy": [encode(of(10, policy=f"{world.policy}-never-heard-of"))],
         "other_run": [encode(of(11, run="other"))],
         "other_tenant": [encode(of(12, tenant="other"))],

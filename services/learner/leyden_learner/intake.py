@@ -78,7 +78,7 @@ class Intake:
             number, offset = record.partition.number, record.offset
             if offset < self.positions.scan.get(number, 0):
                 self.positions.begun_anew(number, offset)
-            if queue := self._queue_of(record):
+            if (queue := self._queue_of(record)) is not None:
                 room = self.room(queue) - sum(other == queue for _, other in taken)
                 if self.positions.scanned(queue, number, offset, room=room > 0):
                     taken.append((record, queue))
@@ -113,7 +113,7 @@ class Intake:
         """The queue of a sample of ours; None for anything else, which is counted."""
         try:
             label = _LABELS.decode(record.value or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if counting:
                 self._refuse_bytes(record, error)
             return None
@@ -124,12 +124,12 @@ class Intake:
         return label.queue
 
     def _refuse_bytes(self, record: Record, error: Exception) -> None:
+        """Bytes without a label; with a NaN, which JSON has not, they may be a sample all the same."""
         try:
-            record.message()
+            reason = self._admission.refuses(record.message(), self._newest()) or Drop.MALFORMED
         except MalformedMessage as malformed:
-            self.drop(why_malformed(malformed), record.where, error=str(malformed))
-        else:
-            self.drop(Drop.MALFORMED, record.where, error=str(error))
+            reason, error = why_malformed(malformed), malformed
+        self.drop(reason, record.where, error=str(error))
 
     async def _keep(self, records: Sequence[Record]) -> None:
         candidates = [
