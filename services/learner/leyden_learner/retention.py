@@ -21,7 +21,7 @@ from leyden_schemas import policy_at
 
 log = structlog.get_logger(__name__)
 
-_WINDOW = 16
+_AT_A_TIME = 16
 
 
 class Retention:
@@ -43,8 +43,8 @@ class Retention:
     async def __call__(self) -> None:
         """One pass; what is away, or does not let itself be deleted, is left for the next."""
         with self._for_the_next_pass():
-            await self._strip()
             known = await self._sweep()
+            await self._strip(known[self._settings.keep_trainer_states :])
             if self._settings.keep_weights:
                 await self._drop(known[self._settings.keep_weights :])
 
@@ -61,13 +61,11 @@ class Retention:
             self._count("postponed")
             log.warning("retention_postponed", error=str(error))
 
-    async def _strip(self) -> None:
-        """Only the newest checkpoints are gone on from."""
-        keep = self._settings.keep_trainer_states
-        for checkpoint in (await self._repository.newest(keep + _WINDOW))[keep:]:
-            if checkpoint.name not in self._stripped:
-                await self._archive.delete_trainer_state(checkpoint.name)
-                self._stripped.add(checkpoint.name)
+    async def _strip(self, old: Sequence[Checkpoint]) -> None:
+        """Only the newest checkpoints are gone on from. What many passes left is made up for in several."""
+        for checkpoint in [each for each in old if each.name not in self._stripped][:_AT_A_TIME]:
+            await self._archive.delete_trainer_state(checkpoint.name)
+            self._stripped.add(checkpoint.name)
 
     async def _sweep(self) -> list[Checkpoint]:
         """Delete what a crash left behind; the committed checkpoints that exist, newest first."""

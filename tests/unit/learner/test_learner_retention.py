@@ -36,14 +36,14 @@ class Rows:
 class World:
     """Five checkpoints, registered as versions 1 to 5 over the imported version 0."""
 
-    def __init__(self, folder: Path, policy: str, first: Path) -> None:
+    def __init__(self, folder: Path, policy: str, first: Path, count: int = 5) -> None:
         self.policy, self.loaded = policy, set[str]()
         self.asked = 0
         self.store = CheckpointStore(folder / "checkpoints", policy, "default")
         self.store.acquire()
         self.registry = RegistryStub(policy, first)
         rows = []
-        for step in range(1, 6):
+        for step in range(1, count + 1):
             made = self.store.write(step, first, lambda place: (place / TRAINER_STATE).mkdir())
             row = Checkpoint(step, made.as_uri(), "", first.as_uri(), step - 1, UUID(int=step))
             rows.append(replace(row, version=step))
@@ -54,7 +54,7 @@ class World:
         self.asked += 1
         return self.loaded
 
-    async def run(self, keep_weights: int = 2) -> None:
+    async def run(self, keep_weights: int = 2, *, passes: int = 1) -> None:
         http = httpx.AsyncClient(transport=httpx.ASGITransport(self.registry.app), base_url="http://registry")
         retention = Retention(
             LearnerSettings(policy=self.policy, keep_weights=keep_weights, keep_trainer_states=1),
@@ -63,8 +63,13 @@ class World:
             archive=FolderArchive(self.store),
             loaded=self.ask,
         )
-        await retention()
+        for _ in range(passes):
+            await retention()
         await http.aclose()
+
+    def states(self) -> list[bool]:
+        """Which checkpoints, oldest first, can be gone on from."""
+        return [(self.store.folder / name / TRAINER_STATE).exists() for name in self.store.names()]
 
     def left(self) -> list[int]:
         return [int(name.split("-")[1]) for name in self.store.names()]
@@ -83,8 +88,16 @@ async def test_all_weights_stay_unless_asked_otherwise(world: World) -> None:
     await world.run(keep_weights=0)
     assert world.left() == [1, 2, 3, 4, 5]
     assert world.registry.retired == []
-    states = [(world.store.folder / name / TRAINER_STATE).exists() for name in world.store.names()]
-    assert states == [False, False, False, False, True]
+    assert world.states() == [False, False, False, False, True]
+
+
+async def test_states_that_were_kept_for_long_go_when_fewer_are_wanted(
+    tmp_path: Path, model_folder: Path
+) -> None:
+    """As after KEEP_TRAINER_STATES was lowered, or a store was away for many steps."""
+    world = World(tmp_path, f"tiny-{uuid4().hex[:8]}", model_folder, count=40)
+    await world.run(keep_weights=0, passes=3)
+    assert world.states() == [False] * 39 + [True]
 
 
 async def test_the_newest_stay(world: World) -> None:
