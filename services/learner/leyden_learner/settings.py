@@ -334,9 +334,27 @@ class LearnerSettings(ServiceSettings):
         """What a version is."""
         return WeightsKind.LORA if self.publish == "adapter" else WeightsKind.FULL
 
+    def _check_what_is_off(self) -> None:
+        """A setting of something that another one leaves off would be without effect, and nobody told."""
+        if not self.lora_rank and (self.lora_alpha or self.lora_targets):
+            raise ValueError(
+                "lora_alpha and lora_targets are of adapters, and with lora_rank 0 all weights train; set "
+                "LEYDEN_LEARNER_LORA_RANK"
+            )
+        if not self.importance_cap and self.importance == "masked":
+            raise ValueError(
+                "importance masked: with importance_cap 0 nothing is corrected; set "
+                "LEYDEN_LEARNER_IMPORTANCE_CAP to the largest weight that counts"
+            )
+        if self.importance_low and self.importance != "masked":
+            raise ValueError(
+                f"importance_low {self.importance_low} is of LEYDEN_LEARNER_IMPORTANCE=masked alone"
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_batches()
+        self._check_what_is_off()
         if self.publish == "adapter" and not self.lora_rank:
             raise ValueError(
                 "publish adapter: with lora_rank 0 all weights train, and there is no adapter; set "

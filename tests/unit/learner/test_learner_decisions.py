@@ -109,7 +109,15 @@ def test_an_objective_is_a_set_of_defaults() -> None:
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"objective": "dr_grpo"}, "needs fixed_length"),
         ({"objective": "reinforce"}, "objective"),
-        ({"importance_cap": 2.0, "importance_low": 2.0}, "importance_low 2.0 is not below"),
+        (
+            {"importance": "masked", "importance_cap": 2.0, "importance_low": 2.0},
+            "importance_low 2.0 is not below",
+        ),
+        ({"importance": "masked"}, "with importance_cap 0 nothing is corrected"),
+        ({"importance_cap": 2.0, "importance_low": 0.5}, "importance_low 0.5 is of"),
+        ({"lora_targets": ["q_proj"]}, "set LEYDEN_LEARNER_LORA_RANK"),
+        ({"lora_alpha": 8}, "set LEYDEN_LEARNER_LORA_RANK"),
+        ({"queue_weights": {"gpu": float("inf")}}, "queue_weights.gpu"),
         ({"policy": "../up"}, "policy"),
     ],
 )
