@@ -29,31 +29,34 @@ def merged(tensors: dict[str, Tensor], adapter: Path) -> dict[str, Tensor]:
     for field, accepted in _MUST_BE.items():
         if config.get(field, accepted[0]) not in accepted:
             raise UnsupportedModel(f"adapter_config.json: {field} is {config[field]!r}, not {accepted[0]!r}")
-    scale, parts = _scale(config), _read(adapter)
+    (rank, scale), parts = _rank_and_scale(config), _read(adapter)
     changed = dict(tensors)
-    for name, down_ri in parts.items():
-        if not name.endswith(".lora_A.weight"):
-            continue
-        layer = name.removesuffix(".lora_A.weight")
-        target, up_or = layer.removeprefix(_PREFIX) + ".weight", parts.get(f"{layer}.lora_B.weight")
+    for layer in sorted({name.rsplit(".lora_", 1)[0] for name in parts}):
+        target = layer.removeprefix(_PREFIX) + ".weight"
+        down_ri, up_or = (parts.get(f"{layer}.lora_{half}.weight") for half in "AB")
         weight_oi = tensors.get(target)
-        if up_or is None or weight_oi is None:
+        if down_ri is None or up_or is None or weight_oi is None:
             raise UnsupportedModel(f"the adapter changes {target}, half of which or all of which is missing")
-        delta_oi = scale * (up_or.float() @ down_ri.float())
-        if delta_oi.shape != weight_oi.shape:
+        outputs, inputs = weight_oi.shape
+        shapes = tuple(up_or.shape), tuple(down_ri.shape)
+        if shapes != ((outputs, rank), (rank, inputs)):
             raise UnsupportedModel(
-                f"the adapter changes {target} as {tuple(delta_oi.shape)}, it is {tuple(weight_oi.shape)}"
+                f"the adapter of rank {rank} changes {target}, which is {(outputs, inputs)}, by a product of "
+                f"{shapes[0]} and {shapes[1]}"
             )
-        changed[target] = weight_oi.float() + delta_oi
+        changed[target] = weight_oi.float() + scale * (up_or.float() @ down_ri.float())
     return changed
 
 
-def _scale(config: dict[str, Any]) -> float:
+def _rank_and_scale(config: dict[str, Any]) -> tuple[int, float]:
     try:
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
-        return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+        scale = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise UnsupportedModel(f"adapter_config.json: no rank and alpha: {error!r}") from None
+    if rank < 1 or not math.isfinite(scale):
+        raise UnsupportedModel(f"adapter_config.json: rank {rank} and alpha {alpha} give no scale")
+    return rank, scale
 
 
 def _read(adapter: Path) -> dict[str, Tensor]:

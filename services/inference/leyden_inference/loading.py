@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
 import torch
 
 from leyden_inference import metrics
@@ -21,6 +22,8 @@ from leyden_inference.weights import fuse, read_tensors
 from leyden_platform.artifacts import chat_template_digest, tokenizer_digest
 from leyden_platform.probe import Probe, distance
 from leyden_schemas import ModelPublished, WeightsKind
+
+log = structlog.get_logger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -86,6 +89,11 @@ class Loader:
             raise LoadFailed("unsupported", f"{folder}: {error}") from None
         except OSError as error:
             raise LoadFailed("unreadable", f"{folder}: {error}") from None
+        except LoadFailed:
+            raise
+        except Exception as error:  # the seam: whatever a folder holds, other versions are served on
+            log.error("version_unreadable", folder=str(folder), exc_info=error)
+            raise LoadFailed("unsupported", f"{folder}: {type(error).__name__}: {error}") from error
         metrics.LOAD_SECONDS.observe(time.perf_counter() - began)
         return model
 

@@ -81,10 +81,28 @@ def test_what_cannot_be_added_is_refused_by_name(adapter: tuple[Path, Path]) -> 
         assert raised.value.reason == "unsupported"
     file.write_text(json.dumps(config))
     weights = load_file(folder / "adapter_model.safetensors")
-    half = {name: value for name, value in weights.items() if "lora_B" not in name}
-    save_file(half, folder / "adapter_model.safetensors")
-    with pytest.raises(LoadFailed, match="half of which"):
+    for missing in ("lora_A", "lora_B"):
+        half = {name: value for name, value in weights.items() if missing not in name}
+        save_file(half, folder / "adapter_model.safetensors")
+        with pytest.raises(LoadFailed, match="half of which"):
+            load(folder)
+
+
+def test_an_adapter_of_another_rank_than_it_says_is_refused(adapter: tuple[Path, Path]) -> None:
+    """Its scale would be another one, and without a probe nobody would notice."""
+    folder, _ = adapter
+    file, weights = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    config, tensors = json.loads(file.read_text()), load_file(weights)
+    for change, words in [({"r": 8}, "rank 8"), ({"r": -4}, "rank"), ({"lora_alpha": float("nan")}, "alpha")]:
+        file.write_text(json.dumps(config | change))
+        with pytest.raises(LoadFailed, match=words):
+            load(folder)
+    file.write_text(json.dumps(config))
+    halves = {name: value[:3] if "lora_A" in name else value for name, value in tensors.items()}
+    save_file({name: value.contiguous() for name, value in halves.items()}, weights)
+    with pytest.raises(LoadFailed, match="by a product of") as raised:
         load(folder)
+    assert raised.value.reason == "unsupported"
 
 
 def test_an_adapter_needs_the_version_it_lies_over(adapter: tuple[Path, Path]) -> None:

@@ -68,6 +68,10 @@ BREAKS: list[tuple[str, Callable[[Path], object]]] = [
     ("empty", lambda folder: (folder / "config.json").write_text("")),
     ("unsupported", lambda folder: edit(folder, model_type="mamba")),
     ("unsupported", lambda folder: edit(folder, hidden_size=64)),
+    ("unsupported", lambda folder: edit(folder, num_attention_heads=0)),
+    ("unsupported", lambda folder: edit(folder, head_dim=-1)),
+    ("unsupported", lambda folder: edit(folder, rope_parameters="x")),
+    ("unsupported", lambda folder: (folder / "generation_config.json").write_text("[]")),
     ("unsupported", lambda folder: (folder / "tokenizer.json").write_text("{}")),
     ("unsupported", lambda folder: (folder / "chat_template.jinja").write_text("{% if %}")),
 ]

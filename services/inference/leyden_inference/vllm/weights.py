@@ -63,7 +63,9 @@ def _computed(name: str, folder: Path, kind: WeightsKind) -> Probe | None:
         return computed_probe(folder)
     except UnsupportedModel as error:
         log.warning("version_without_probe", model=name, why=str(error))
-        return None
+    except Exception as error:  # the seam: vLLM may run what the built-in engine stumbles over
+        log.warning("version_without_probe", model=name, exc_info=error)
+    return None
 
 
 def _shape(folder: Path) -> str:
