@@ -310,25 +310,29 @@ class Shape(NamedTuple):
     """Whether its whole conversation is a list or a text, and its length."""
     fields: frozenset[str]
     """The names of its whole request."""
+    conversation: str
+    """Which of them is its conversation."""
 
 
 def shape(step: Step, base: Shape | None) -> Shape | None:
     """The shape of a step that leans on one of shape ``base``; None when that has not what it takes."""
-    own = step.request.get(CONVERSATION[step.protocol])
+    name = CONVERSATION[step.protocol]
+    own = step.request.get(name)
     talk = (type(own), len(own)) if isinstance(own, list | str) else None
     tokens = len(step.prompt_token_ids) + len(step.token_ids)
     fields = frozenset(step.request)
     if step.base is None:
-        return Shape(tokens, talk, fields)
+        return Shape(tokens, talk, fields, name)
     if base is None or step.base.tokens > base.tokens or not base.fields.issuperset(step.base.fields):
         return None
+    theirs = base.talk if base.conversation == name else None
     if step.base.items:
-        if talk is None or base.talk is None or base.talk[0] is not talk[0] or step.base.items > base.talk[1]:
+        if talk is None or theirs is None or theirs[0] is not talk[0] or step.base.items > theirs[1]:
             return None
         talk = (talk[0], step.base.items + talk[1])
-    elif CONVERSATION[step.protocol] in step.base.fields and own is None:
-        talk = base.talk
-    return Shape(step.base.tokens + tokens, talk, fields.union(step.base.fields))
+    elif name in step.base.fields and own is None:
+        talk = theirs
+    return Shape(step.base.tokens + tokens, talk, fields.union(step.base.fields), name)
 
 
 def links(steps: Sequence[Step]) -> list[Link | None]:

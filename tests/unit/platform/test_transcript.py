@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from leyden_platform.testing.rollouts import make_step, make_trajectory
 from leyden_platform.transcript import Transcript
-from leyden_schemas import PromptBase, Step, Topics, Trajectory, decode, encode
+from leyden_schemas import PromptBase, Protocol, Step, Topics, Trajectory, decode, encode
 
 message = st.fixed_dictionaries(
     {
@@ -107,6 +107,24 @@ def test_single_precision_is_enough_only_where_nothing_is_lost() -> None:
     exact, inexact = [-0.5, -0.25], [-0.1, -0.30000000000000004]
     steps = [make_step([1], [2, 3], logprobs=exact), make_step([1], [2, 3], logprobs=inexact)]
     assert [step.logprobs for step in Transcript(steps).steps()] == [exact, inexact]
+
+
+def test_a_conversation_goes_on_from_one_of_the_same_kind_alone() -> None:
+    """A request may have fields that are the conversation of another protocol."""
+    talk = [{"role": "user", "content": "hi"}]
+    chat = make_step(request={"messages": talk, "input": talk})
+    whole = make_step(request={"input": [*talk, "more"]}, protocol=Protocol.RESPONSES)
+    steps = [chat, whole]
+    assert Transcript(steps).steps() == steps
+
+    leans = PromptBase(completion_id=chat.completion_id, items=1)
+    odd = make_step(request={"input": ["more"]}, protocol=Protocol.RESPONSES, base=leans)
+    for read in (
+        Transcript([chat, odd]).steps(),
+        decode(Topics.TRAJECTORIES, encode(make_trajectory(steps=[chat, odd]))).steps,
+    ):
+        assert [step.untrainable for step in read] == [None, "base_unknown"]
+        assert read[1].request == {}
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def leaning(step: Step, candidates: Sequence[tuple[int, UUID]], known: Whole) ->
             best, shared = candidate, length
         if shared and 4 * shared == len(theirs):
             break
-    return _without(step, shared, known.request(best[0]), best[1])
+    goes_on = known.parts.conversation(best[0]) == CONVERSATION[step.protocol]
+    return _without(step, shared, known.request(best[0]), best[1], goes_on=goes_on)
 
 
 def common(one: bytes, other: bytes) -> int:
@@ -53,10 +54,10 @@ def _ids(*pieces: Sequence[int]) -> bytes:
         return b""
 
 
-def _without(step: Step, tokens: int, base: Mapping[str, Any], base_id: UUID) -> Step:
+def _without(step: Step, tokens: int, base: Mapping[str, Any], base_id: UUID, *, goes_on: bool) -> Step:
     name = CONVERSATION[step.protocol]
     talk = step.request.get(name)
-    items = _shared_items(talk, base.get(name))
+    items = _shared_items(talk, base.get(name)) if goes_on else 0
     if tokens < _LEAST_TOKENS and not items:
         return step
     same = [field for field, value in step.request.items() if field != name and _same(base, field, value)]

@@ -41,7 +41,8 @@ class _Packed(msgspec.Struct, frozen=True, gc=False):
     def shape(self) -> Shape | None:
         if not self.known:
             return None
-        return Shape(self.tokens, None if self.talk is None else (self.talk, self.items), self.fields)
+        talk = None if self.talk is None else (self.talk, self.items)
+        return Shape(self.tokens, talk, self.fields, CONVERSATION[self.protocol])
 
 
 class Transcript:
