@@ -72,6 +72,7 @@ async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, 
     extents = source.extents
     in_order(since, until, now)
     first, stops = _offsets(since, extents, "--from"), _offsets(until, extents, "--to")
+    _not_reversed(first, stops)
     _not_gone(first, extents)
     begins = await _begins(source, since, first)
     stops = {number: min(stops.get(number, extent.end), extent.end) for number, extent in extents.items()}
@@ -127,6 +128,15 @@ def _offsets(edge: Edge, extents: Mapping[int, Extent], option: str) -> dict[int
         if offset > extents[number].end:
             raise BadEdge(f"{option} {number}:{offset}: partition {number} ends at {extents[number].end}")
     return dict(named)
+
+
+def _not_reversed(first: Mapping[int, int], stops: Mapping[int, int]) -> None:
+    for number in sorted(first.keys() & stops.keys()):
+        if first[number] > stops[number]:
+            raise BadEdge(
+                f"--from {number}:{first[number]} is behind --to {number}:{stops[number]}; a stretch that is "
+                "empty on a partition has the same offset twice"
+            )
 
 
 def _not_gone(first: Mapping[int, int], extents: Mapping[int, Extent]) -> None:

@@ -70,6 +70,7 @@ async def test_partitions_that_are_not_named_begin_with_the_earliest_that_is() -
         (Offsets({7: 0}), LogEdge.END, "no partition 7"),
         (Offsets({0: 6}), LogEdge.END, "partition 0 ends at 5"),
         (LogEdge.BEGINNING, Offsets({1: 9}), "--to 1:9: partition 1 ends at 5"),
+        (Offsets({0: 4, 1: 2}), Offsets({0: 2, 1: 2}), "--from 0:4 is behind --to 0:2"),
         (at(50), at(50), "is not before --to"),
         (at(20_000), LogEdge.END, "is not in the past"),
     ],
