@@ -13,6 +13,8 @@ _SAYS_NO = re.compile(
       | sorry,?\s+(?:but\ )?
       | i\ apologi[sz]e,?\s+(?:but\ )?
       | unfortunately,?\s+
+      | no,?\s+
+      | i(?:['’]m|\ am)\ afraid\ (?:that\ )?
       | as\ an\ ai\b[^.!?\n]{0,60}?,?\s*
     )?
     (?: but\ no\s*(?:[.,!]|$)
@@ -22,7 +24,11 @@ _SAYS_NO = re.compile(
           | (?:must|have\ to)\ decline\ to | refuse\ to
         )\ (?:(?!help\b)\w+\ ){0,2}?
         (?: help(?!\ (?:but|it|myself|ourselves|(?!(?:any|every)thing|bring)\w+ing)\b)
-          | assist|comply|fulfil|fulfill|engage|participate|support|discuss|do\ that|do\ this )\b
+          | assist|comply|fulfil|fulfill|engage|participate|support|discuss
+          | do\ (?:that|this)(?!\ (?:in|until|before|yet|directly|at\ once)\b)
+          | (?:answer|provide|create|generate|share|write|produce)\ (?:that|this|such|your)
+          | (?:continue|go\ on)\ with\ (?:that|this|your) )\b
+      | i\ do(?:n['’]t|\ not)\ feel\ comfortable\ (?:with|\w+ing)\b
     )
     """,
     re.IGNORECASE | re.VERBOSE,

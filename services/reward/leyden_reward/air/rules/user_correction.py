@@ -19,13 +19,22 @@ _CORRECTS = re.compile(
       | (?:wrong|incorrect)
         (?:\s*(?:[.,!:;?]|$)|\ \w+\s*(?:[.,!;?]|$)|\ (?:it|this|that|the|you|i|should|again|still)\b)
       | (?:that|this|it)(?:['’]s|\ is)\ (?:still\ )?
-        (?:wrong|incorrect|not\ (?:right|correct|true|working(?!\ (?:hour|day))|what|how))
+        (?:(?:the\ )?wrong|incorrect|not\ (?:right|correct|true|working(?!\ (?:hour|day))|what|how))
+      | (?:that|this|it)\ isn['’]t\ (?:right|correct|true|working(?!\ (?:hour|day))|what|how)\b
+      | (?:(?:that|this|it)\ )?(?:still\ )?(?:did|does)(?:n['’]t|\ not)\ work\b
+      | (?:that|this|it)\ still\ (?:fails|crashes)\b
+      | (?:the|your)\ (?:answer|result|output|code|response|solution)\ (?:is|was)\ (?:still\ )?
+        (?:wrong|incorrect|not\ (?:right|correct))\b
       | still\ (?:wrong|broken|not)\b
+      | not\ correct\b
       | not\ what\ i\b
       | you(?:['’]re|\ are)\ (?:wrong|mistaken)
-      | you\ (?:misunderstood|misread|forgot|missed|ignored)\b
-      | i\ (?:said(?!\ (?:thank|please|ok|yes))|meant|asked\ for|asked\ you|already\ (?:said|told|asked))\b
-      | (?:please\ )?(?:try\ again(?!\ (?:later|tomorrow))|redo|correct\ this|fix\ this|fix\ that)\b
+      | you\ (?:misunderstood|misread|forgot|missed|ignored|got\ (?:it|that|this)\ wrong
+        |made\ an?\ (?:\w+\ )?(?:mistake|error))\b
+      | i\ did(?:n['’]t|\ not)\ (?:ask|want|mean|say)\b
+      | (?:actually,?\ )?i\ (?:said(?!\ (?:thank|please|ok|yes))|meant(?!\ to\ (?:thank|say\ thank))
+        |asked\ for|asked\ you|already\ (?:said|told|asked))\b
+      | (?:please\ )?(?:try\ again(?!\ (?:later|tomorrow))|redo|correct\ this|fix\ (?:this|that))\b
     )""",
     re.IGNORECASE | re.VERBOSE,
 )
