@@ -78,6 +78,12 @@ def test_what_is_too_long_loses_its_middle(text: str, most: int) -> None:
     assert kept == text * 50 or (len(kept) <= most + 60 and kept.endswith((text * 50)[-(most // 2) :]))
 
 
+def test_letters_of_every_language_are_shown_as_they_are() -> None:
+    prompt = question_about("東京は\u2028日本の首都 \ud83d").prompt
+    assert '"東京は\\u2028日本の首都 \\ud83d"' in prompt
+    assert prompt.encode()
+
+
 @given(st.text())
 def test_no_text_leaves_its_line_or_knows_its_id(text: str) -> None:
     question = question_about(text)
