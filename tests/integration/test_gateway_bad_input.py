@@ -12,9 +12,10 @@ import pytest_asyncio
 import vllm_text
 from protocols import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES, Dialect, Json, Stage, events_of, stage
 from starlette.responses import PlainTextResponse, Response
-from vllm_stub import FIRST_ID, VllmStub, error, sse
+from vllm_stub import FIRST_ID, VllmStub, error, eventually, sse
 
 from leyden_gateway.recording.settings import RecordingSettings
+from leyden_platform import one_write
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.tokens import RolloutClaims
 from leyden_schemas import CompletionRecorded, CompletionStatus
@@ -22,6 +23,8 @@ from leyden_schemas import CompletionRecorded, CompletionStatus
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 
 LIMIT = 512 * 1024
+TCP_CLOSE = 7
+"""The state of a connection that the other side has reset."""
 HUGE = 200 * 1024 * 1024
 MESSAGES_KINDS = {
     400: "invalid_request_error",
@@ -351,7 +354,8 @@ async def endless(stub: VllmStub, dialect: Dialect, body: Json) -> AsyncIterator
 
 
 @every_protocol
-async def test_a_caller_who_never_reads(on: Stage, dialect: Dialect) -> None:
+async def test_a_caller_who_never_reads(on: Stage, dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_write, "PATIENCE_S", 0.2)
     on.stub.events = lambda body: endless(on.stub, dialect, body)
     claims = on.gateway.claims()
     url, own = on.target(dialect, claims)
@@ -365,6 +369,7 @@ async def test_a_caller_who_never_reads(on: Stage, dialect: Dialect) -> None:
         caller.sendall(head.encode() + body)
         record = await assert_recorded(on, claims, "cancelled", CompletionStatus.CANCELLED)
         await on.gateway.rest()
+        await eventually(lambda: caller.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == TCP_CLOSE)
     assert record.error is not None
     assert "read nothing" in record.error
     await asyncio.wait_for(on.stub.hung_up.wait(), 5)

@@ -5,11 +5,20 @@ the request. A head that nothing follows at once is written in the loop's next t
 """
 
 import asyncio
+import fcntl
+import socket
+import struct
+import termios
+from array import array
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEAD = b"HTTP/1.1 "
+
+_FORGET_UNSENT = struct.pack("ii", 1, 0)
+PATIENCE_S = 30.0
+"""How long a caller may take nothing of what is still to be sent on a connection that ends."""
 
 
 class OneWrite:
@@ -31,9 +40,29 @@ class OneWrite:
             self._transport.write(data)
 
     def close(self) -> None:
-        """Close when everything is written."""
+        """Close when everything is written, or when the caller takes no more of it."""
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._loop.call_later(PATIENCE_S, self._look, self._unsent())
+
+    def _look(self, before: int) -> None:
+        if self._transport.get_write_buffer_size():
+            if (left := self._unsent()) == before:
+                self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _FORGET_UNSENT)
+                self._transport.abort()
+            else:
+                self._loop.call_later(PATIENCE_S, self._look, left)
+
+    def _unsent(self) -> int:
+        """Bytes that wait here and in the kernel, which takes more only when much of its own has gone."""
+        queued = array("i", [0])
+        fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, queued)
+        return self._transport.get_write_buffer_size() + queued[0]
+
+    def _socket(self) -> socket.socket:
+        found: socket.socket = self._transport.get_extra_info("socket")
+        return found
 
     def _flush(self) -> None:
         head, self._head = self._head, b""

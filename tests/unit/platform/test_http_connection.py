@@ -1,16 +1,19 @@
 """Callers' connections: heads are bounded, silence ends, upgrades that nobody wants cost no body."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from leyden_platform import one_write
 from leyden_platform.http import HttpServer
 from leyden_platform.http_connection import HEAD_LIMIT
 
 BODY = b"0123456789" * 20_000
+MUCH = b"x" * 6_000_000
 H2C = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n"
 
 
@@ -32,9 +35,15 @@ async def size_of_body(_scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": told})
 
 
+async def much(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answers more than sockets hold."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": MUCH})
+
+
 @asynccontextmanager
-async def server(silence_s: int = 75) -> AsyncIterator[HttpServer]:
-    running = HttpServer("test", size_of_body, "127.0.0.1", 0, drain_timeout_s=1)
+async def server(app: ASGIApp = size_of_body, silence_s: int = 75) -> AsyncIterator[HttpServer]:
+    running = HttpServer("test", app, "127.0.0.1", 0, drain_timeout_s=1)
     running._server.config.timeout_keep_alive = silence_s
     running.bind()
     stop = asyncio.Event()
@@ -47,6 +56,12 @@ async def server(silence_s: int = 75) -> AsyncIterator[HttpServer]:
     finally:
         stop.set()
         await serving
+
+
+async def nobody_is_connected(running: HttpServer) -> None:
+    async with asyncio.timeout(10):
+        while running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
 
 
 async def sent(to: HttpServer, *pieces: bytes, until: Callable[[bytes], bool] = lambda _: False) -> bytes:
@@ -110,12 +125,48 @@ async def test_a_head_without_an_end_is_refused() -> None:
     async with server() as running:
         answer = await sent(running, b"POST / HTTP/1.1\r\n", *[line * 16] * (HEAD_LIMIT // 16_000 + 1))
         assert answer.startswith(b"HTTP/1.1 431") or not answer, "a reset may overtake the answer"
-        async with asyncio.timeout(10):
-            while running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.01)
+        await nobody_is_connected(running)
 
 
 @pytest.mark.parametrize("said", [(), (b"POST / HTTP/1.1\r\nhost: x\r\n",)], ids=["nothing", "half a head"])
 async def test_a_connection_that_falls_silent_before_its_request_ends(said: tuple[bytes, ...]) -> None:
     async with server(silence_s=1) as running:
         assert await sent(running, *said) == b""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(one_write, "PATIENCE_S", 0.2)
+
+
+def deaf(to: HttpServer) -> socket.socket:
+    """A caller that has asked, and reads nothing by itself."""
+    caller = socket.socket()
+    caller.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    caller.connect(("127.0.0.1", to.port))
+    caller.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    return caller
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_caller_that_never_reads_is_hung_up_on() -> None:
+    async with server(much) as running:
+        with deaf(running):
+            async with asyncio.timeout(10):
+                while not running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.01)
+            await nobody_is_connected(running)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_caller_that_reads_slowly_gets_everything() -> None:
+    async with server(much) as running:
+        with deaf(running) as caller:
+            caller.setblocking(False)
+            loop, answer, read = asyncio.get_running_loop(), 0, b"x"
+            async with asyncio.timeout(30):
+                while read:
+                    read = await loop.sock_recv(caller, 1_000_000)
+                    answer += len(read)
+                    await asyncio.sleep(0.001)
+            assert answer > len(MUCH)
