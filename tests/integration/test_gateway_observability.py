@@ -15,7 +15,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 from protocols import CHAT, COMPLETIONS, DIALECTS, MESSAGES, RESPONSES, Dialect, Stage, events_of, stage
-from vllm_stub import PROMPT_IDS, error, eventually
+from starlette.responses import JSONResponse, Response
+from vllm_stub import PROMPT_IDS, Json, VllmStub, error, eventually
 
 from leyden_platform import telemetry
 from leyden_platform.settings import KafkaSettings
@@ -127,6 +128,41 @@ async def test_alternatives_seed_and_session(on: Stage, spans: InMemorySpanExpor
     assert found["gen_ai.conversation.id"] == session
     assert found["gen_ai.usage.output_tokens"] == 2 * SAMPLED
     assert "gen_ai.request.temperature" not in found, "production traffic is left alone"
+
+
+async def test_what_a_request_asks_for_beside_sampling(on: Stage, spans: InMemorySpanExporter) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": {}}, "schema": {}, "name": "n"}
+    for dialect, fields, stops in (
+        (CHAT, {"response_format": schema, "stop": "a", "presence_penalty": 1}, ["a"]),
+        (COMPLETIONS, {"stop": ["a", "b"], "frequency_penalty": 0.5}, ["a", "b"]),
+        (RESPONSES, {"text": {"format": schema}, "stop": 5}, None),
+        (MESSAGES, {"output_config": {"format": schema}, "stop_sequences": ["a"]}, ["a"]),
+    ):
+        await on.ask(dialect, None, model=on.gateway.policy, **fields)
+        found = genai(await only(spans))
+        spans.clear()
+        assert found.get("gen_ai.output.type") == (None if dialect is COMPLETIONS else "json")
+        assert found.get("gen_ai.request.stop_sequences") == stops
+        assert found.get("gen_ai.request.presence_penalty") == fields.get("presence_penalty")
+        assert found.get("gen_ai.request.frequency_penalty") == fields.get("frequency_penalty")
+    await on.ask(CHAT, on.gateway.claims(), presence_penalty=1)
+    assert "gen_ai.request.presence_penalty" not in genai(await only(spans)), "overridden in training"
+
+
+async def test_tokens_from_a_cache_and_of_reasoning(on: Stage, spans: InMemorySpanExporter) -> None:
+    def whole(body: Json) -> Response:
+        answer = VllmStub.whole(on.stub, body)
+        details = {
+            "prompt_tokens_details": {"cached_tokens": 2},
+            "completion_tokens_details": {"reasoning_tokens": 1},
+        }
+        return JSONResponse({**answer, "usage": {**answer["usage"], **details}})
+
+    on.stub.fail = whole
+    await on.ask(CHAT, on.gateway.claims())
+    found = genai(await only(spans))
+    assert found["gen_ai.usage.cache_read.input_tokens"] == 2
+    assert found["gen_ai.usage.reasoning.output_tokens"] == 1
 
 
 async def test_embeddings_are_an_operation_of_their_own(on: Stage, spans: InMemorySpanExporter) -> None:

@@ -24,6 +24,11 @@ Attributes = dict[str, str | int | float | bool | list[str]]
 
 _TRACER = "leyden"
 _SAMPLING = ("temperature", "top_p", "top_k", "max_tokens", "seed")
+_PENALTIES = ("frequency_penalty", "presence_penalty")
+_DETAILS = (
+    ("gen_ai.usage.cache_read.input_tokens", "prompt_tokens_details", "cached_tokens"),
+    ("gen_ai.usage.reasoning.output_tokens", "completion_tokens_details", "reasoning_tokens"),
+)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -96,7 +101,27 @@ def _of_request(call: Call) -> Attributes:
     choices = value(call.request, "n")
     if type(choices) is int and choices != 1:
         attributes["gen_ai.request.choice.count"] = choices
-    return attributes
+    for name in _PENALTIES:
+        penalty = value(call.request, name)
+        if isinstance(penalty, int | float) and name not in call.sampling.get("overridden", ()):
+            attributes[f"gen_ai.request.{name}"] = float(penalty)
+    stop = value(call.request, "stop") or value(call.request, "stop_sequences")
+    listed = stop if isinstance(stop, list) else [stop]
+    if stops := [text for text in listed if isinstance(text, str)]:
+        attributes["gen_ai.request.stop_sequences"] = stops
+    return attributes | _of_format(call)
+
+
+def _of_format(call: Call) -> Attributes:
+    """What kind of output the request asks for, wherever its protocol says it."""
+    kinds = (
+        asked.get("type")
+        for field, inner in (("response_format", None), ("text", "format"), ("output_config", "format"))
+        if isinstance(given := value(call.request, field), dict)
+        and isinstance(asked := given.get(inner) if inner else given, dict)
+    )
+    kind = next((kind for kind in kinds if isinstance(kind, str)), None)
+    return {} if kind is None else {"gen_ai.output.type": "text" if kind == "text" else "json"}
 
 
 def _of_answer(call: Call, capture: Capture) -> Attributes:
@@ -104,6 +129,10 @@ def _of_answer(call: Call, capture: Capture) -> Attributes:
     reasons = [choice.finish_reason for _, choice in sorted(capture.choices.items())]
     if known := [reason for reason in reasons if reason]:
         attributes["gen_ai.response.finish_reasons"] = known
+    for name, group, count in _DETAILS:
+        counted = (capture.usage or {}).get(group)
+        if isinstance(counted, dict) and type(tokens := counted.get(count)) is int:
+            attributes[name] = tokens
     told = call.response.get("id") if call.response else value(capture.head, "id")
     if isinstance(told, str):
         attributes["gen_ai.response.id"] = told

@@ -5,13 +5,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from msgspec import Raw
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from leyden_gateway.exchange.fields import encode, of
+from leyden_gateway.exchange.fields import decoded, encode, of, parse
 from leyden_gateway.recording.redaction import BadRedactionHook, Hook, Redaction, RedactionSettings, load_hook
 from leyden_schemas import JsonObject
 
@@ -41,7 +40,7 @@ def record(**changes: Any) -> dict[str, Any]:
 
 
 def plain(fields: dict[str, Any]) -> Any:
-    return msgspec.json.decode(encode(fields))
+    return decoded(encode(fields))
 
 
 async def redacted(
@@ -117,6 +116,14 @@ async def test_a_changed_payload_is_stored_changed_without_what_decodes_to_it(ho
     assert (found["prompt_token_ids"], found["token_ids"], found["logprobs"]) == ([], [], [])
     assert found["untrainable"] == "redacted"
     assert found["usage"] == {"prompt_tokens": 2, "completion_tokens": 1}
+
+
+@pytest.mark.parametrize("hook", [unchanged, masks])
+async def test_numbers_that_no_float_holds_reach_the_hook(hook: Hook) -> None:
+    request = b'{"messages":[{"role":"user","content":"%b"}],"odd":1e999}' % SECRET.encode()
+    found = await redacted(hook, record(request=parse(request), user=None, session=None))
+    assert (SECRET in str(found)) is (hook is unchanged)
+    assert found["untrainable"] == (None if hook is unchanged else "redacted")
 
 
 async def test_who_the_request_named_is_redacted_with_it() -> None:

@@ -136,6 +136,7 @@ def test_any_header_is_read_refused_or_passed_over(headers: dict[bytes, bytes]) 
         (b"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", None),
         (b"ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", None),
         (b"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", None),
+        (b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x", None),
         (b"4bf92f3577b34da6a3ce929d0e0e4736", None),
         (b"", None),
     ],

@@ -27,7 +27,7 @@ T = TypeVar("T")
 _ROLLOUT, _ATTEMPT = b"x-leyden-rollout-id", b"x-leyden-attempt"
 _AGENT, _SESSION = b"x-leyden-agent", b"x-leyden-session"
 _TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
+    rb"(?!ff|00.{54})[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
 
 

@@ -52,7 +52,7 @@ class Recorder:
         """
         started = perf_counter()
         if self._redaction is not None:
-            records = [await self._redaction.apply(record) for record in records]
+            records = await asyncio.gather(*map(self._redaction.apply, records))
         try:
             await self._publish_all(call, records)
         except Rejected as rejected:

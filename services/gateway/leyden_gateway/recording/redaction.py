@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Self, assert_never, cast
 
-import msgspec
 import structlog
 from msgspec import Raw
 from pydantic import Field
@@ -21,7 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from leyden_gateway import metrics
 from leyden_gateway.attribution.body import session_of
-from leyden_gateway.exchange.fields import encode, of
+from leyden_gateway.exchange.fields import decoded, encode, of
 from leyden_gateway.recording.hook_threads import HookRaised, HookThreads
 from leyden_platform.settings import CatalogueSettings
 from leyden_schemas import JsonObject
@@ -136,7 +135,7 @@ class Redaction:
 
     async def _judge(self, kind: str, payload: Any) -> Verdict:
         """The hook gets a copy, so that what it changes in place counts as changed."""
-        copy = msgspec.json.decode(encode(payload))
+        copy = decoded(encode(payload))
         before = encode(copy)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -206,7 +205,7 @@ def _texts(
         fields["error"] = text if isinstance(text, str) else "(redacted)"
     if not keep_ids and record["response"] is not None:
         shown = fields.get("response", record["response"])
-        fields["response"] = _untelling(msgspec.json.decode(encode(shown)))
+        fields["response"] = _untelling(decoded(encode(shown)))
     return fields
 
 
@@ -216,7 +215,7 @@ def _payload(verdict: Verdict) -> JsonObject | None:
 
 def _who(record: Record, asked: JsonObject) -> dict[str, Any]:
     """User and session, if the request had named them, as the redacted request names them."""
-    original = msgspec.json.decode(encode(record["request"]))
+    original = decoded(encode(record["request"]))
     fields: dict[str, Any] = {}
     if record.get("user") is not None:
         user = asked.get("user")
