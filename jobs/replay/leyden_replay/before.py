@@ -1,6 +1,7 @@
 """What the live services published about the rollouts of a replay, read from the log to its present end."""
 
 from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
@@ -32,8 +33,9 @@ async def read_before(
             before.scored[rollout_id] = told
     async for record in _records(kafka, Topics.SAMPLES.name, since, seen):
         if _about(record, wanted):
-            rollout_id, sample = facts.credited(record.value or b"")
-            before.credited[rollout_id] = sample
+            with suppress(ValidationError):
+                rollout_id, sample = facts.credited(record.value or b"")
+                before.credited[rollout_id] = sample
     return before
 
 

@@ -5,6 +5,7 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+from leyden_replay.statistics import sign
 from leyden_replay.summary import Summary
 from leyden_replay.tables import headline, tables
 
@@ -72,13 +73,15 @@ def plot(summary: Summary, path: Path) -> None:
     pairs = summary.comparison.pairs
     before, after = [was for was, _ in pairs], [now for _, now in pairs]
     figure, (spread, each) = plt.subplots(1, 2, figsize=(10, 4.5), dpi=110)
-    spread.hist([before, after], bins=20, label=["before (live)", "after (replay)"])
+    low, high = min(before + after), max(before + after)
+    margin = 0.0 if sign(low, high) else max(0.5, abs(high) / 2)
+    edges = (low - margin, high + margin)
+    spread.hist([before, after], bins=20, range=edges, label=["before (live)", "after (replay)"])
     spread.set(xlabel="final reward", ylabel="rollouts", title="Distribution")
     spread.legend()
     shown = pairs[:: max(1, len(pairs) // _MOST_POINTS)]
     each.scatter([was for was, _ in shown], [now for _, now in shown], s=12, alpha=0.4)
-    low, high = min(before + after), max(before + after)
-    each.plot([low, high], [low, high], linewidth=1, color="0.5")
+    each.plot(edges, edges, linewidth=1, color="0.5")
     each.set(xlabel="before (live)", ylabel="after (replay)", title="Rollout by rollout")
     for axes in (spread, each):
         axes.grid(alpha=0.3)

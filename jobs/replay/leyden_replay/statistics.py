@@ -70,13 +70,13 @@ def rank_correlation(before: Sequence[float], after: Sequence[float]) -> float |
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """1 for the smallest; equal numbers get the mean of the ranks they take up."""
+    """1 for the smallest; numbers that only rounding tells apart get the mean of the ranks they take up."""
     order = sorted(range(len(values)), key=values.__getitem__)
     found = [0.0] * len(values)
     start = 0
     while start < len(order):
         stop = start + 1
-        while stop < len(order) and values[order[stop]] == values[order[start]]:
+        while stop < len(order) and not sign(values[order[stop]], values[order[start]]):
             stop += 1
         for place in order[start:stop]:
             found[place] = (start + 1 + stop) / 2

@@ -35,6 +35,12 @@ def test_equal_numbers_share_their_mean_rank() -> None:
     assert ranks([10.0, 20.0, 20.0, 5.0]) == [2.0, 3.5, 3.5, 1.0]
 
 
+def test_what_rounding_tells_apart_is_equal() -> None:
+    assert ranks([0.1 + 0.2, 1.0, 0.3]) == [1.5, 3.0, 1.5]
+    assert rank_correlation([0.3, 0.3, 1.0], [0.1 + 0.2, 0.3, 1.0]) == pytest.approx(1.0)
+    assert rank_correlation([0.3, 0.3], [0.1 + 0.2, 0.3]) is None
+
+
 def test_rank_correlation_by_hand() -> None:
     # d = 1, 1, 0, 0: rho = 1 - 6 * 2 / (4 * 15)
     assert rank_correlation([1, 2, 3, 4], [2, 1, 3, 4]) == pytest.approx(0.8)
@@ -166,6 +172,15 @@ def test_the_report_says_all_of_it_as_json_picture_and_page(tmp_path: Path) -> N
     ):
         assert text in page
     assert "<b>numeric" not in page
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(1.0, 1.0), (0.1 + 0.2, 0.3), (1e6, 1e6 + 1e-10), (0.0, 0.0), (1e300, -1e300)]
+)
+def test_constant_rewards_are_drawn_too(before: float, after: float, tmp_path: Path) -> None:
+    was, now = ({uuid(n): scored(value) for n in range(3)} for value in (before, after))
+    files = report.write(summary(compare(Told(was, {}), Told(now, {}))), tmp_path)
+    assert [file.name for file in files] == ["replay.json", "rewards.png", "report.html"]
 
 
 def test_without_live_rewards_there_is_a_report_without_a_picture(tmp_path: Path) -> None:
