@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -231,6 +233,18 @@ async def test_equal_questions_are_one_call_even_at_once_and_after_a_restart(tmp
         assert len(stub.bodies) == 1
         await judged(stub, rollout("5"), rollout(rubric="be brief"), rollout(model="other"), cache_file=file)
         assert len(stub.bodies) == 4
+
+
+async def test_what_the_cache_holds_and_is_no_verdict_is_asked_for_again(tmp_path: Path) -> None:
+    file = str(tmp_path / "verdicts.db")
+    async with judging(scored(0.5)) as stub:
+        await judged(stub, rollout(), cache_file=file)
+        with closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE verdicts SET answer = 'worth a half'")
+        again, once_more = [(await judged(stub, rollout(), cache_file=file))[0] for _ in range(2)]
+        assert again == once_more
+        assert isinstance(again, Graded)
+        assert len(stub.bodies) == 2
 
 
 @pytest.mark.parametrize(

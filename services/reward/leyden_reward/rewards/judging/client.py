@@ -5,6 +5,7 @@ the reason that excludes the rollout.
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections import OrderedDict
@@ -95,8 +96,10 @@ class JudgeClient:
         Raises ``JudgeFailed``.
         """
         if (known := self._cache.get(question.digest)) is not None:
-            metrics.JUDGE_CACHED.inc()
-            return parse(known)
+            with contextlib.suppress(Malformed):  # kept by another version of this, and no verdict now
+                verdict = parse(known)
+                metrics.JUDGE_CACHED.inc()
+                return verdict
         task = self._asking.get(question.digest)
         if task is None:
             task = asyncio.create_task(self._answer(question, parse, about))
