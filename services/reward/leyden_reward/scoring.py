@@ -84,12 +84,13 @@ def is_pending(trajectory: Trajectory) -> bool:
 
 def excluded(trajectory: Trajectory, reason: str, text: str) -> Trajectory:
     """The trajectory, kept for the record and never trained on."""
+    text = writable(text)
     log.warning("rollout_excluded", rollout_id=str(trajectory.rollout_id), reason=str(reason), error=text)
     return trajectory.model_copy(
         update={
             "status": TrajectoryStatus.EXCLUDED,
             "excluded_reason": str(reason),
-            "error": writable(text),
+            "error": text,
             "final": [],
         }
     )
