@@ -184,7 +184,8 @@ class Pipeline:
     async def run(
         self, records: AsyncIterator[Timed], choose: Choose, ends: datetime | None
     ) -> AsyncIterator[Chunk]:
-        """Results, a chunk of records at a time. ``ends`` is the time that the log reaches after the last.
+        """Results, a chunk of records at a time. ``ends`` is the time that the log reaches after the last,
+        None for that of the last record itself.
 
         Raises what the processors raise, except for records that are bad by themselves: these are counted.
         """

@@ -18,7 +18,7 @@ from leyden_replay import facts
 from leyden_replay.before import read_before
 from leyden_replay.comparison import Comparison, Told, compare
 from leyden_replay.definitions import Definitions
-from leyden_replay.edges import Edge
+from leyden_replay.edges import Edge, LogEdge
 from leyden_replay.merge import merged
 from leyden_replay.pipeline import Chunk, Pipeline
 from leyden_replay.roster import Roster, Selection
@@ -52,6 +52,19 @@ class Request:
     dry_run: bool = False
     compared: bool = True
     events: str = Topics.EVENTS.name
+
+    @property
+    def ends(self) -> datetime | None:
+        """How far the log's time goes; None where offsets cut it off: what follows the last record has not
+        happened, and so no deadline passes there.
+        """
+        match self.until:
+            case datetime() as until:
+                return min(until, self.now)
+            case LogEdge():
+                return self.now
+            case _:
+                return None
 
 
 @dataclass(slots=True)
@@ -130,8 +143,9 @@ async def _go_over(
     progress: Progress,
 ) -> None:
     records = merged(reader, stretch, latest=request.now)
-    ends = request.until if isinstance(request.until, datetime) else request.now
-    async for chunk in pipeline.run(records, lambda record, counts: roster.take(record, counts=counts), ends):
+    async for chunk in pipeline.run(
+        records, lambda record, counts: roster.take(record, counts=counts), request.ends
+    ):
         found.add(chunk)
         if stream is not None:
             await stream.write(

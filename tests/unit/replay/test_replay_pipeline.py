@@ -15,12 +15,14 @@ from memory_log import MemoryLog, at
 
 from leyden_credit.app import processors as credit_processors
 from leyden_credit.settings import CreditSettings
-from leyden_platform.settings import CatalogueSettings
+from leyden_platform.settings import CatalogueSettings, KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, make_task
 from leyden_replay import pipeline
-from leyden_replay.edges import Edge, LogEdge
+from leyden_replay.definitions import Definitions
+from leyden_replay.edges import Edge, LogEdge, OnlyOffset
 from leyden_replay.merge import merged
 from leyden_replay.pipeline import Chunk, Pipeline, Result
+from leyden_replay.replay import Request
 from leyden_replay.roster import RewardChange, Roster, Selection
 from leyden_replay.stretch import plan
 from leyden_reward.app import processors as reward_processors
@@ -32,7 +34,8 @@ from leyden_reward.rewards.workers import RewardWorkers
 from leyden_reward.settings import RewardSettings
 from leyden_schemas import EventMessage, Limits, RewardSpec, RewardTerm, TrainingSample, Trajectory, decode
 
-NOW = at(100_000)
+NOW_S = 100_000
+NOW = at(NOW_S)
 REWARD = RewardSettings(grace_s=10.0)
 CREDIT = CreditSettings(deadline_s=100.0)
 
@@ -95,14 +98,13 @@ async def go_over(
         if judge
         else None,
     )
-    ends = until if not isinstance(until, LogEdge) else NOW
-    assert not isinstance(ends, LogEdge)
+    request = Request("again", KafkaSettings(), since, until, Definitions(reward, CREDIT, None), NOW)
     chunks = [
         chunk
         async for chunk in line.run(
             merged(log, stretch, latest=NOW),
             lambda record, counts: roster.take(record, counts=counts),
-            ends,  # type: ignore[arg-type]
+            request.ends,
         )
     ]
     await line.close()
@@ -212,6 +214,29 @@ async def test_a_rollout_that_is_not_heard_of_is_given_up_when_the_log_is_past_i
     ) or given_up.status == "excluded"
     excluded = next(t for t in (scored, given_up) if t.rollout_id == silent.rollout_id)
     assert (excluded.excluded_reason, excluded.finished_at) == ("deadline", at(50 * 3 + 10))
+
+
+@pytest.mark.parametrize("until", [OnlyOffset(5), at(65), at(90)])
+async def test_what_an_edge_cuts_is_not_given_up(until: Edge) -> None:
+    """It ends behind the edge, and belongs to the stretch that follows."""
+    log, (first, second) = MemoryLog(), group()
+    live(log, first, 0, 50)
+    live(log, second, 40, 100)
+    found = await go_over(log, until=until)
+    assert [t.rollout_id for t in found.trajectories] == [first.rollout_id]
+    assert (found.samples, found.cut_off) == ([], (0, 1))
+    after = await go_over(log, until)
+    assert [t.rollout_id for t in after.trajectories] == [second.rollout_id]
+    assert len(after.samples) == 2
+
+
+async def test_a_time_that_is_to_come_passes_no_deadline() -> None:
+    log, (first, second) = MemoryLog(), group()
+    live(log, first, 0, 50)
+    log.add(NOW_S - 20, second.started())
+    found = await go_over(log, until=at(NOW_S + 10_000))
+    assert [t.rollout_id for t in found.trajectories] == [first.rollout_id]
+    assert found.cut_off == (0, 1)
 
 
 async def test_bytes_that_are_no_event_are_counted_and_the_rest_goes_on() -> None:
