@@ -71,7 +71,8 @@ def test_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
 
 
 def test_mlflow_shows_each_step_once_in_one_run(tmp_path: Path) -> None:
-    run_twice(settings(tmp_path, "mlflow"))
+    places = {"registry_url": "http://me:secret@registry:8002", "servers": ["http://me:secret@vllm:8001/a@b"]}
+    run_twice(settings(tmp_path, "mlflow", **places))
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("leyden")
     assert experiment
@@ -81,6 +82,8 @@ def test_mlflow_shows_each_step_once_in_one_run(tmp_path: Path) -> None:
     assert (run.info.run_name, run.info.status) == ("tiny/first", "FINISHED")
     assert run.data.params["lr"] == "1e-06"
     assert not any("database" in name or "kafka" in name for name in run.data.params)
+    assert run.data.params["registry_url"] == "http://registry:8002"
+    assert run.data.params["servers"] == "['http://vllm:8001/a@b']"
 
 
 def records(file: Path) -> Iterator[Record]:

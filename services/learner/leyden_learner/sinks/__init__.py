@@ -1,15 +1,19 @@
 """Step metrics beside Prometheus: ``LEYDEN_LEARNER_SINKS``. A package is imported where it is used."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 from leyden_learner.settings import LearnerSettings
 from leyden_learner.sinks.background import BackgroundSink
 from leyden_learner.sinks.base import OpenSink, Point, RunInfo, Sink
 from leyden_platform.settings import ServiceSettings
 from leyden_schemas import cause_id
+
+_USER = re.compile(r"://[^/@\s]*@")
 
 
 class SinkMissing(RuntimeError):
@@ -52,7 +56,16 @@ def open_sinks(settings: LearnerSettings) -> Sinks:
 def _info(settings: LearnerSettings) -> RunInfo:
     shared = {"database", *ServiceSettings.model_fields}
     run_id = cause_id("sink", settings.tenant, settings.policy, settings.run).hex
-    return RunInfo(run_id, settings.policy, settings.run, settings.model_dump(mode="json", exclude=shared))
+    told = settings.model_dump(mode="json", exclude=shared)
+    config = {name: _without_password(value) for name, value in told.items()}
+    return RunInfo(run_id, settings.policy, settings.run, config)
+
+
+def _without_password(value: Any) -> Any:
+    """URLs without who may use them: a run's settings are shown to others."""
+    if isinstance(value, list):
+        return [_without_password(item) for item in value]
+    return _USER.sub("://", value) if isinstance(value, str) else value
 
 
 def _opener(name: str, settings: LearnerSettings, info: RunInfo) -> OpenSink:
