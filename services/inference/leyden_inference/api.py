@@ -21,6 +21,9 @@ from leyden_inference.requests import ChatRequest, CompletionFields, CompletionR
 from leyden_inference.responses import ChatWriter, Choice, Json, TextWriter, Whole
 from leyden_inference.serving import Served, Serving
 
+_COMPOSED = 4
+"""Characters that a tokenizer may make one of before it looks for tokens."""
+
 
 class Api:
     """The routes over what is being served."""
@@ -67,14 +70,11 @@ class Api:
     async def _complete(self, request: Request) -> Response:
         asked = parse(CompletionRequest, await self._json(request))
         served = self._serving.find(asked.model)
-        tokenizer = served.model.text.tokenizer
         given = asked.single_prompt
-        prompt = (
-            tokenizer.encode(given, special=asked.add_special_tokens) if isinstance(given, str) else given
-        )
+        prompt = encoded(served, given, special=asked.add_special_tokens) if isinstance(given, str) else given
         writer = TextWriter(
             served.name,
-            tokenizer,
+            served.model.text.tokenizer,
             prompt,
             bool(asked.return_token_ids),
             asked.wants_logprobs,
@@ -121,7 +121,7 @@ class Api:
             options = {"add_generation_prompt": asked.add_generation_prompt}
             tokens = chat_prompt(served, asked.messages, asked.tools, options)
         else:
-            tokens = served.model.text.tokenizer.encode(asked.prompt or "", special=asked.add_special_tokens)
+            tokens = encoded(served, asked.prompt or "", special=asked.add_special_tokens)
         limit = served.model.decoder.context
         return JSONResponse({"count": len(tokens), "max_model_len": limit, "tokens": tokens})
 
@@ -178,7 +178,19 @@ def chat_prompt(
     if template is None:
         raise RequestRefused(f"{served.name} has no chat template; use /v1/completions", param="messages")
     text = template.render(normalise(messages), tools or None, options)
-    return served.model.text.tokenizer.encode(text)
+    return encoded(served, text)
+
+
+def encoded(served: Served, text: str, *, special: bool = False) -> list[int]:
+    """Token ids of a text. Raises ``RequestRefused`` for one so long that reading it would hold up others."""
+    tokenizer, limit = served.model.text.tokenizer, served.model.decoder.context
+    if len(text) > _COMPOSED * tokenizer.longest * limit:
+        raise RequestRefused(
+            f"This model's maximum context length is {limit} tokens. However, your prompt has {len(text)} "
+            "characters, which are more. Please reduce the length of the prompt.",
+            code="context_length_exceeded",
+        )
+    return tokenizer.encode(text, special=special)
 
 
 def room_behind(served: Served, prompt: list[int], asked: int | None) -> int:

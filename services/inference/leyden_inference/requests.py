@@ -3,7 +3,7 @@
 Parameters that would change which tokens are sampled are carried out or refused, never ignored.
 """
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from leyden_inference.sampling import SamplingParams
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20
+MAX_STOPS = 128
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (None, 0),
     "presence_penalty": (None, 0),
@@ -83,6 +84,12 @@ class CompletionFields(BaseModel):
                         f"{name} is not supported by the built-in engine; serve with vLLM for it"
                     )
         return body
+
+    @model_validator(mode="after")
+    def _few_stops(self) -> Self:
+        if len(self.stops) > MAX_STOPS:
+            raise ValueError(f"stop: {len(self.stops)} strings, at most {MAX_STOPS} are looked for")
+        return self
 
     @property
     def stops(self) -> list[str]:

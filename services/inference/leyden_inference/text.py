@@ -17,7 +17,7 @@ _UNFINISHED = "\ufffd"
 
 
 class Tokenizer:
-    """The tokenizer of a model folder."""
+    """The tokenizer of a model folder. ``longest`` is the characters of its longest token."""
 
     def __init__(self, folder: Path) -> None:
         file = folder / "tokenizer.json"
@@ -30,7 +30,8 @@ class Tokenizer:
         self._rust.no_truncation()
         self._rust.no_padding()
         self.config: dict[str, Any] = read_json(folder / "tokenizer_config.json")
-        self.size: int = self._rust.get_vocab_size()
+        vocabulary: dict[str, int] = self._rust.get_vocab()
+        self.size, self.longest = len(vocabulary), max(map(len, vocabulary), default=1)
         self._pieces: dict[int, str] = {}
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from leyden_inference.api import Api
+from leyden_inference.api import Api, encoded
 from leyden_inference.batch import BatchLimits
 from leyden_inference.engine import Engine
+from leyden_inference.errors import RequestRefused
 from leyden_inference.loading import Loader
-from leyden_inference.serving import Serving
+from leyden_inference.serving import Served, Serving
 from leyden_platform.http import HttpServer
 
 SEED = Path(__file__).parents[3] / "examples" / "calculator" / "seed"
@@ -251,6 +252,8 @@ async def test_lengths_are_bounded_by_request_and_generation_configuration(http:
         ("/v1/completions", {**LONG, "truncate_prompt_tokens": 1}, 400, "truncate_prompt_tokens"),
         ("/v1/chat/completions", {**CHAT, "max_tokens": 10_000}, 400, "maximum context length"),
         ("/v1/completions", {"model": MODEL, "prompt": [5] * 600}, 400, "maximum context length"),
+        ("/v1/completions", {"model": MODEL, "prompt": "x" * 3000}, 400, "maximum context length"),
+        ("/v1/completions", {**LONG, "stop": ["x"] * 129}, 400, "at most 128"),
         ("/v1/completions", {"model": MODEL, "prompt": [99_999]}, 400, "token ids"),
         ("/v1/completions", {"model": MODEL, "prompt": [-1]}, 400, "token ids"),
         ("/v1/completions", {"model": MODEL, "prompt": ""}, 400, "empty"),
@@ -293,6 +296,22 @@ async def test_half_a_character_is_refused(http: httpx.AsyncClient, path: str, b
     response = await http.post(path, content=json.dumps(body).encode())
     assert response.status_code == 400
     assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_a_text_that_cannot_fit_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading megabytes takes seconds, in which nobody else would be answered."""
+    model = Loader(context=16).load_folder(SEED)
+    tokenizer, runner = (
+        model.text.tokenizer,
+        Engine(BatchLimits(), max_queue=1).install("m", model.decoder, model.eos),
+    )
+    served = Served(MODEL, model, runner)
+    fits = "1 " * (2 * 16 * tokenizer.longest)
+    assert encoded(served, fits) == tokenizer.encode(fits)
+    monkeypatch.setattr(type(tokenizer), "encode", None)
+    with pytest.raises(RequestRefused, match="maximum context length is 16") as raised:
+        encoded(served, fits + "1")
+    assert raised.value.code == "context_length_exceeded"
 
 
 async def test_arguments_as_deep_as_json_goes_are_text(http: httpx.AsyncClient) -> None:
