@@ -27,7 +27,12 @@ def checkpoint(step: int, path: str = "/somewhere") -> Checkpoint:
         version_id=uuid5(UUID(int=0), str(step)),
         offsets={0: 10 * step, 3: 7},
         metrics={"loss": 0.5},
-        turns=Turns(step / 3, {"gpu": 0.1 + step, "cpu": step / 7}, frozenset({"gpu"})),
+        turns=Turns(
+            step / 3,
+            {"gpu": 0.1 + step, "cpu": step / 7},
+            frozenset({"gpu"}),
+            {UUID(int=7): frozenset(ROLLOUTS[:step])},
+        ),
     )
 
 

@@ -8,7 +8,7 @@ Pure: positions, times and versions come in as values.
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 from uuid import UUID
 
@@ -66,24 +66,31 @@ class BatchRule:
 class Turns:
     """What every queue has had by its weight, who of them was waiting for more, and how far all have come.
 
-    Kept with a step: a resumed learner has to serve next whom it would have served.
+    ``settled`` are the rollouts that groups which still wait do not wait for. Kept with a step: a resumed
+    learner has to serve next whom it would have served.
     """
 
     clock: float = 0.0
     served: Mapping[str, float] = field(default_factory=dict)
     contending: frozenset[str] = frozenset()
+    settled: Mapping[UUID, frozenset[UUID]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
         """As ``as_json`` gave them; nobody's, of a step whose were not kept."""
         if not kept:
             return cls()
-        return cls(kept["clock"], kept["served"], frozenset(kept["contending"]))
+        settled = {UUID(group): frozenset(map(UUID, members)) for group, members in kept["settled"].items()}
+        return cls(kept["clock"], kept["served"], frozenset(kept["contending"]), settled)
 
     def as_json(self) -> dict[str, Any]:
         """To be kept; numbers come back as they were."""
-        served = dict(sorted(self.served.items()))
-        return {"clock": self.clock, "served": served, "contending": sorted(self.contending)}
+        return {
+            "clock": self.clock,
+            "served": dict(sorted(self.served.items())),
+            "contending": sorted(self.contending),
+            "settled": {str(group): sorted(map(str, self.settled[group])) for group in sorted(self.settled)},
+        }
 
 
 @dataclass(slots=True)
@@ -99,16 +106,13 @@ class _Plan:
 
 
 class SampleBuffer:
-    """Waiting samples in order of arrival, at most one of each rollout.
-
-    ``turns`` are as of the step that was taken last.
-    """
+    """Waiting samples in order of arrival, at most one of each rollout."""
 
     def __init__(self, rule: BatchRule, turns: Turns | None = None) -> None:
-        self._rule, self.turns = rule, turns or Turns()
+        self._rule, self._turns = rule, turns or Turns()
         self._waiting: dict[UUID, Waiting] = {}
         self._counts: Counter[str] = Counter()
-        self._settled: dict[UUID, set[UUID]] = {}
+        self._settled = {group: set(members) for group, members in self._turns.settled.items()}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -124,6 +128,13 @@ class SampleBuffer:
     def queues(self) -> Mapping[str, int]:
         """Every queue that was ever seen, and how many of its rollouts wait."""
         return self._counts
+
+    @property
+    def turns(self) -> Turns:
+        """As of the step that was taken last, and of what waits now."""
+        waiting = {waiting.sample.group_id for waiting in self._waiting.values()}
+        settled = {group: frozenset(self._settled[group]) for group in waiting & self._settled.keys()}
+        return replace(self._turns, settled=settled)
 
     def add(self, waiting: Waiting) -> bool:
         """Keep a sample; False when its rollout already waits, in which case the first one stays."""
@@ -150,7 +161,7 @@ class SampleBuffer:
         for waiting in plan.members:
             self.settle(waiting.sample)
         contending = frozenset(queue for queue, line in lines.items() if line)
-        self.turns = Turns(plan.clock, {**self.turns.served, **plan.served}, contending)
+        self._turns = Turns(plan.clock, {**self._turns.served, **plan.served}, contending)
         return plan.members
 
     def evict(self, refused: Callable[[TrainingSample], bool]) -> list[Waiting]:
@@ -191,7 +202,7 @@ class SampleBuffer:
 
     def _plan(self, lines: Mapping[str, deque[list[Waiting]]]) -> "_Plan":
         """Units in turn until a limit is reached or none is left."""
-        rule, turns, plan = self._rule, self.turns, _Plan(clock=self.turns.clock)
+        rule, turns, plan = self._rule, self._turns, _Plan(clock=self._turns.clock)
         for queue in lines:
             before = turns.served.get(queue, 0.0)
             plan.served[queue] = before if queue in turns.contending else max(before, turns.clock)

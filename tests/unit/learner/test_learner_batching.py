@@ -232,6 +232,21 @@ def test_a_buffer_made_anew_after_a_step_takes_the_same_next_steps(
     assert left == []
 
 
+def test_a_group_that_lost_a_rollout_before_a_crash_is_not_waited_for_after_it() -> None:
+    """What was refused lies before the offsets that a resumed learner goes on from."""
+    rule = BatchRule(min_rollouts=1, timeout_s=10.0, groups=1)
+    steady = SampleBuffer(rule)
+    steady.settle(member(1, 0, 3).sample)
+    waits = [member(0, 0, 1), member(1, 1, 3), member(1, 2, 3)]
+    assert all(map(steady.add, waits))
+    assert offsets(steady.step(0.0)) == [0]
+    assert steady.low_watermark({0: 999}) == {0: 101}
+    resumed = SampleBuffer(rule, Turns.of(json.loads(json.dumps(steady.turns.as_json()))))
+    assert all(map(resumed.add, waits[1:]))
+    assert offsets(resumed.step(0.0)) == offsets(steady.step(0.0)) == [101, 102]
+    assert resumed.turns.settled == {}
+
+
 RULES = st.one_of(
     st.builds(lambda n: BatchRule(1, 3.0, rollouts=n, share=9), st.integers(1, 5)),
     st.builds(lambda n: BatchRule(1, 3.0, groups=n, share=9), st.integers(1, 3)),
