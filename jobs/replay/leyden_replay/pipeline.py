@@ -177,6 +177,7 @@ class Pipeline:
         self._began = stretch.since <= BEFORE_ALL
         self._reward_factory = reward(self._scored, self._time)
         self._rewards: dict[Partition, Processor] = {}
+        self._cut: set[Partition] = set()
         self._ranking = Stage(ranking, Topics.RANKINGS.name, max_message_bytes) if ranking else None
         self._credit = Stage(credit, Topics.TRAJECTORIES.name, max_message_bytes)
         self._chunk = Chunk()
@@ -212,6 +213,8 @@ class Pipeline:
         self._chunk.records += 1
         self._chunk.size += len(timed.record.value or b"")
         self._chunk.time = timed.time
+        if self._stretch.cuts_behind(timed.record):
+            self._cut.add(timed.record.partition)
         if (chosen := choose(timed.record, counts)) is None:
             return
         processor = self._reward_of(timed.record.partition)
@@ -244,8 +247,9 @@ class Pipeline:
     async def _tick(self) -> None:
         self._ticked = self._time.now()
         _cause.set(self._cause_now(counts=self._began))
-        for processor in self._rewards.values():
-            await processor.tick()
+        for partition, processor in self._rewards.items():
+            if partition not in self._cut:  # what follows there is not known, so nothing is overdue
+                await processor.tick()
 
     async def _settled(self) -> Chunk:
         await self._settle()

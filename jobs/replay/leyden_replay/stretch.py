@@ -53,6 +53,8 @@ class Stretch:
     until: datetime | None = None
     first_offsets: Mapping[int, int] = field(default_factory=dict)
     lead_in_cut: bool = False
+    cut: frozenset[int] = frozenset()
+    """Partitions that an offset ends before the log does."""
 
     @property
     def records(self) -> int:
@@ -62,6 +64,11 @@ class Stretch:
     def counts(self, record: Record, time: datetime) -> bool:
         """Whether what ends with this record belongs to the stretch."""
         return time >= self.since and record.offset >= self.first_offsets.get(record.partition.number, 0)
+
+    def cuts_behind(self, record: Record) -> bool:
+        """Whether an offset cuts off what follows this record on its partition."""
+        number = record.partition.number
+        return number in self.cut and record.offset >= self.stops[number] - 1
 
 
 async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, now: datetime) -> Stretch:
@@ -75,6 +82,7 @@ async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, 
     _not_reversed(first, stops)
     _not_gone(first, extents)
     begins = await _begins(source, since, first)
+    cut = frozenset(number for number, stop in stops.items() if stop < extents[number].end)
     stops = {number: min(stops.get(number, extent.end), extent.end) for number, extent in extents.items()}
     starts, reads_from = {number: extent.begin for number, extent in extents.items()}, BEFORE_ALL
     if begins > BEFORE_ALL:
@@ -93,6 +101,7 @@ async def plan(source: Source, since: Edge, until: Edge, *, lead_in: timedelta, 
         until=until if isinstance(until, datetime) else None,
         first_offsets=first,
         lead_in_cut=begins > BEFORE_ALL and any(0 < e.begin == starts[n] for n, e in extents.items()),
+        cut=cut,
     )
     if not stretch.records:
         raise NothingThere("the log holds no events between --from and --to")

@@ -19,7 +19,7 @@ from leyden_platform.settings import CatalogueSettings, KafkaSettings
 from leyden_platform.testing.rollouts import Rollout, make_task
 from leyden_replay import pipeline
 from leyden_replay.definitions import Definitions
-from leyden_replay.edges import Edge, LogEdge, OnlyOffset
+from leyden_replay.edges import Edge, LogEdge, Offsets, OnlyOffset
 from leyden_replay.merge import merged
 from leyden_replay.pipeline import Chunk, Pipeline, Result
 from leyden_replay.replay import Request
@@ -35,6 +35,7 @@ from leyden_reward.settings import RewardSettings
 from leyden_schemas import EventMessage, Limits, RewardSpec, RewardTerm, TrainingSample, Trajectory, decode
 
 NOW_S = 100_000
+SHORT = Limits(timeout_s=50, max_attempts=1)
 NOW = at(NOW_S)
 REWARD = RewardSettings(grace_s=10.0)
 CREDIT = CreditSettings(deadline_s=100.0)
@@ -124,7 +125,7 @@ def messages(results: Iterator[Result]) -> list[Any]:
 def group(size: int = 2, **changes: Any) -> list[Rollout]:
     """The rollouts of a new task."""
     task, group_id = (
-        make_task(**({"samples": size, "limits": Limits(timeout_s=50, max_attempts=1)} | changes)),
+        make_task(**({"samples": size, "limits": SHORT} | changes)),
         uuid4(),
     )
     return [Rollout(task=task, group_id=group_id, index=index) for index in range(size)]
@@ -228,6 +229,18 @@ async def test_what_an_edge_cuts_is_not_given_up(until: Edge) -> None:
     after = await go_over(log, until)
     assert [t.rollout_id for t in after.trajectories] == [second.rollout_id]
     assert len(after.samples) == 2
+
+
+async def test_time_that_passes_on_one_partition_gives_up_nothing_that_is_cut_off_on_another() -> None:
+    log, (cut, *others) = MemoryLog(2), [Rollout(task=make_task(limits=SHORT)) for _ in range(3)]
+    live(log, cut, 0, 50, 0)
+    live(log, others[0], 40, 60, 1)
+    live(log, others[1], 880, 900, 1)
+    border = Offsets({0: 2, 1: 6})
+    found = await go_over(log, until=border)
+    assert [t.rollout_id for t in found.trajectories] == [other.rollout_id for other in others]
+    after = await go_over(log, border)
+    assert [(t.rollout_id, t.status) for t in after.trajectories] == [(cut.rollout_id, "scored")]
 
 
 async def test_a_time_that_is_to_come_passes_no_deadline() -> None:
