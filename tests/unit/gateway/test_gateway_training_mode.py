@@ -142,6 +142,37 @@ def test_what_constrains_nothing_is_trained_on(request_: dict[str, Any]) -> None
     assert prepared_of({"messages": [], **request_}, claims(Split.TRAIN)).untrainable is None
 
 
+@pytest.mark.parametrize(
+    "altered",
+    [
+        {"logit_bias": {"5": 1}},
+        {"allowed_token_ids": [1]},
+        {"bad_words": ["x"]},
+        {"min_tokens": 3},
+        {"thinking_token_budget": 8},
+        {"logits_processors": ["p"]},
+        {"custom_logit_processor": "p"},
+        {"vllm_xargs": {"a": 1}},
+        {"use_beam_search": True},
+        {"best_of": 2},
+        {"echo": True},
+    ],
+)
+def test_what_alters_sampling_passes_where_it_is_not_removed_and_is_not_trained_on(
+    altered: dict[str, Any],
+) -> None:
+    for whose in (None, claims(Split.EVAL)):
+        prepared = prepared_of({"messages": [], **altered}, whose)
+        assert prepared.untrainable == "altered_sampling"
+        assert body(prepared).items() >= altered.items()
+    assert prepared_of({"messages": [], **altered}, claims(Split.TRAIN)).untrainable is None
+
+
+def test_neutral_values_of_what_alters_sampling() -> None:
+    neutral = {"logit_bias": {}, "bad_words": None, "min_tokens": 0, "use_beam_search": False, "best_of": 1}
+    assert prepared_of({"messages": [], "echo": False, **neutral}, None).untrainable is None
+
+
 def test_evaluation_fills_what_is_missing_only() -> None:
     filled = prepared_of({}, claims(Split.EVAL, temperature=0.0, max_tokens=9))
     assert body(filled) == {"temperature": 0.0, "max_tokens": 9, **CAPTURE}

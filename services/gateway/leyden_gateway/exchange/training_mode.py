@@ -58,6 +58,8 @@ CONSTRAINTS = frozenset(
 """Parameters of vLLM and SGLang that forbid tokens at every step: agents rely on the form of the answer, so
 they pass, but the log-probabilities are not those of the distribution that was sampled from."""
 
+_BENDING = CONSTRAINTS | REMOVED
+
 MAX_TOKENS = ("max_completion_tokens", "max_tokens")
 TEXT = "/v1/completions"
 
@@ -113,7 +115,7 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
         wants=_wants(asked),
         forced=forced,
         choices=_alternatives(asked) * (_prompts(request) if text else 1),
-        untrainable="guided_decoding" if _constrained(request) else None,
+        untrainable=_bent(request, forced=forced),
         path=TEXT if text else "/v1/chat/completions",
     )
 
@@ -134,8 +136,22 @@ def _asked(request: Fields) -> JsonObject:
     return {name: value(request, name) for name in request if name in _SETTLED}
 
 
-def _constrained(request: Fields) -> bool:
-    return any(value(request, name) for name in CONSTRAINTS & request.keys())
+def _bent(request: Fields, *, forced: bool) -> str | None:
+    """Why log-probabilities are not those of the distribution sampled from, if the request sees to that."""
+    names = _BENDING & request.keys()
+    if not names:
+        return None
+    if any(value(request, name) for name in names & CONSTRAINTS):
+        return "guided_decoding"
+    altered = not forced and any(
+        value(request, name) for name in names if name != "best_of" or _several(request)
+    )
+    return "altered_sampling" if altered else None
+
+
+def _several(request: Fields) -> bool:
+    """Whether the best of more than one is asked for."""
+    return value(request, "best_of") != 1
 
 
 def _force(asked: JsonObject, body: dict[str, Any], sampling: Sampling) -> JsonObject:
