@@ -169,7 +169,13 @@ def test_what_alters_sampling_passes_where_it_is_not_removed_and_is_not_trained_
 
 
 def test_neutral_values_of_what_alters_sampling() -> None:
-    neutral = {"logit_bias": {}, "bad_words": None, "min_tokens": 0, "use_beam_search": False, "best_of": 1}
+    neutral: dict[str, Any] = {
+        "logit_bias": {},
+        "bad_words": None,
+        "min_tokens": 0,
+        "use_beam_search": False,
+        "best_of": 1,
+    }
     assert prepared_of({"messages": [], "echo": False, **neutral}, None).untrainable is None
 
 

@@ -141,17 +141,12 @@ def _bent(request: Fields, *, forced: bool) -> str | None:
     names = _BENDING & request.keys()
     if not names:
         return None
-    if any(value(request, name) for name in names & CONSTRAINTS):
+    given = {name: value(request, name) for name in names}
+    if any(given[name] for name in names & CONSTRAINTS):
         return "guided_decoding"
-    altered = not forced and any(
-        value(request, name) for name in names if name != "best_of" or _several(request)
-    )
-    return "altered_sampling" if altered else None
-
-
-def _several(request: Fields) -> bool:
-    """Whether the best of more than one is asked for."""
-    return value(request, "best_of") != 1
+    if given.get("best_of") == 1:
+        del given["best_of"]
+    return None if forced or not any(given.values()) else "altered_sampling"
 
 
 def _force(asked: JsonObject, body: dict[str, Any], sampling: Sampling) -> JsonObject:
