@@ -4,7 +4,7 @@ A service's own settings subclass ``ServiceSettings`` with ``env_prefix="LEYDEN_
 shared groups as fields, so that ``LEYDEN_KAFKA_BOOTSTRAP`` means the same everywhere.
 """
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -45,6 +45,13 @@ class DatabaseSettings(BaseSettings):
     pool_size: int = Field(default=5, ge=1)
     connect_timeout_s: float = Field(default=10.0, gt=0)
     statement_timeout_s: float = Field(default=30.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _is_of_asyncpg(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith("postgresql+asyncpg://"):
+            raise ValueError("write postgresql+asyncpg://user:password@host:port/database")
+        return value
 
 
 class OpsSettings(BaseSettings):

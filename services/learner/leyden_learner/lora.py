@@ -79,7 +79,14 @@ def check_servable(model: Any, settings: LearnerSettings) -> None:
 
     Raises ``NoSuchLayers``.
     """
+    from peft.tuners.lora.layer import ParamWrapper
+
     adapted = [name for name, _ in _layers(model)]
+    if bundles := [name for name, layer in _layers(model) if isinstance(layer, ParamWrapper)]:
+        raise NoSuchLayers(
+            f"{_TARGETS}={settings.lora_targets}: {bundles[0]} has the weights of several experts in one "
+            'tensor, which cannot have adapters here; name other layers, such as ["q_proj", "v_proj"]'
+        )
     for target in settings.lora_targets:
         if not any(f".{name}".endswith(f".{target}") for name in adapted):
             raise NoSuchLayers(f"{_TARGETS}={settings.lora_targets}: no layer is named {target}")

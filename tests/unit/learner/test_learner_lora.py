@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from leyden_learner.checkpoints import CheckpointStore
 from leyden_learner.collate import collate, weigh
@@ -15,7 +16,7 @@ from leyden_learner.objective.aggregation import rollout_mean
 from leyden_learner.outcome import Trained
 from leyden_learner.policy import load_policy
 from leyden_learner.settings import LearnerSettings
-from leyden_learner.testing import make_sample
+from leyden_learner.testing import VOCABULARY, make_sample
 from leyden_learner.trainer import Trainer
 from leyden_learner.trainer_state import TrainerStateMissing
 
@@ -135,3 +136,28 @@ def test_bf16_computes_about_the_same_and_keeps_fp32_weights(model_folder: Path)
         assert all(value.dtype is torch.float32 for value in trainer._policy.trainable.values())
     assert results[0]["grad_norm"] == pytest.approx(results[1]["grad_norm"], rel=0.05)
     assert results[0]["grad_norm"] != results[1]["grad_norm"]
+
+
+@pytest.mark.filterwarnings("ignore:The following rank_pattern")
+def test_bundles_of_experts_get_no_adapters_and_are_told_so_before_training(tmp_path: Path) -> None:
+    """peft wraps them too; what comes out could not be merged, nor served."""
+    config = MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        max_position_embeddings=64,
+    )
+    folder = tmp_path / "experts"
+    MixtralForCausalLM(config).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    with pytest.raises(NoSuchLayers, match="experts in one tensor"):
+        load_policy(settings(), folder, folder)
+    trainer = Trainer.begin(settings(lora_targets=["q_proj", "v_proj"]), folder, folder)
+    train(trainer)
+    made = CheckpointStore(tmp_path, "tiny", "default").write(1, folder, trainer.save)
+    assert torch.allclose(
+        scores(load_model(made, torch.device("cpu"))), scores(trainer._policy.model), atol=1e-5
+    )

@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from leyden_platform.http import HttpServer, PortInUse
 from leyden_platform.ops import OpsServer
 from leyden_platform.service import DrainTimedOut, load_settings, run_components
-from leyden_platform.settings import OpsSettings, ServiceSettings
+from leyden_platform.settings import CatalogueSettings, DatabaseSettings, OpsSettings, ServiceSettings
 from leyden_platform.tokens import TokenSettings
 
 SETTINGS = ServiceSettings(ops=OpsSettings(host="127.0.0.1", port=0), drain_timeout_s=5)
@@ -126,3 +126,30 @@ def test_a_setting_of_a_shared_group_is_named_as_it_is_set(
     with pytest.raises(SystemExit):
         load_settings(Grouped)
     assert "LEYDEN_TOKEN_SECRET: Value should have at least 32 items" in capsys.readouterr().err
+
+
+class Listed(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_LISTED_")
+    names: list[str] = Field(default=[])
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    catalogue: CatalogueSettings = Field(default_factory=CatalogueSettings)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "text"),
+    [
+        ("LEYDEN_LISTED_NAMES", "tensorboard", "not JSON, which is"),
+        ("LEYDEN_CATALOGUE_REWARDS", "{a:1}", "not JSON, which is"),
+        ("LEYDEN_DATABASE_URL", "postgresql://me:secret@host/db", "write postgresql+asyncpg://"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named_with_what_to_write(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], variable: str, value: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as caught:
+        load_settings(Listed)
+    assert caught.value.code == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"{variable}: {text}")
+    assert "secret" not in told
