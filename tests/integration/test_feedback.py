@@ -218,8 +218,13 @@ async def test_a_strangers_completion_is_not_found_and_a_strangers_signal_has_no
     assert scored.reward == 1.0
 
 
-async def test_a_completion_that_is_nowhere_says_what_to_send(shop: Shop) -> None:
-    missing = await shop.say({"completion_id": str(uuid4()), "thumb": "up"})
+@pytest.mark.parametrize(
+    "completion_id",
+    [str(uuid4()), "ffffffff-ffff-7fff-8fff-ffffffffffff", "00000000-0000-7000-8000-000000000000"],
+    ids=["not ours", "of the year 10889", "of 1970"],
+)
+async def test_a_completion_that_is_nowhere_says_what_to_send(shop: Shop, completion_id: str) -> None:
+    missing = await shop.say({"completion_id": completion_id, "thumb": "up"})
     assert missing.status_code == 404
     error = missing.json()["error"]
     assert error["type"] == "invalid_request_error"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+from leyden_platform.clock import moment
 from leyden_platform.messaging import Extent, Record
 from leyden_replay.edges import BadEdge, Edge, LogEdge, Offsets, OnlyOffset
 
@@ -195,4 +196,4 @@ async def _time_at(source: Source, partition: int, offset: int) -> datetime | No
 
 def time_of(record: Record) -> datetime:
     """When the record was written."""
-    return datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    return moment(record.timestamp_ms)

@@ -3,6 +3,17 @@
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
+_LAST_MS = 32_503_680_000_000
+"""The year 3000."""
+
+
+def moment(millis: int) -> datetime:
+    """The time so many milliseconds after 1970 began, at most the year 3000.
+
+    Ids and records carry times that anybody may claim, and a calendar has an end.
+    """
+    return datetime.fromtimestamp(min(max(millis, 0), _LAST_MS) / 1000, UTC)
+
 
 class Clock(Protocol):
     """Where a component reads the time."""

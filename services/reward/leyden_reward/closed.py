@@ -6,9 +6,10 @@ A session that goes on after its end is another part of it, with a trajectory of
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
+from leyden_platform.clock import moment
 from leyden_reward.decisions import Closed, Drop, Dropped
 from leyden_reward.open_rollout import OpenRollout
 from leyden_schemas import (
@@ -133,4 +134,4 @@ class ClosedRollouts:
 
 def born_at(identity: UUID) -> datetime | None:
     """The time in a UUIDv7: milliseconds since 1970 in its first 48 bits (RFC 9562, 5.7); else None."""
-    return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC) if identity.version == 7 else None
+    return moment(identity.int >> 80) if identity.version == 7 else None

@@ -6,9 +6,10 @@ Memory is bounded and lost in a restart; the log is neither. It is read again on
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from leyden_platform.clock import moment
 from leyden_platform.messaging import Moment, Partition, Record, read_stretch
 from leyden_platform.settings import KafkaSettings
 from leyden_reward.assembly import Assembly
@@ -52,7 +53,7 @@ class Past:
         Raises ``Unavailable`` or ``TimeoutError``.
         """
         assembly = self.assembly()
-        since = datetime.fromtimestamp(timestamp_ms / 1000, UTC) - reach
+        since = moment(timestamp_ms) - reach
         async with asyncio.timeout(self.timeout_s):
             async for record in self.history.read(self.partition, since, offset):
                 _take(assembly, record)
@@ -86,4 +87,4 @@ def _take(assembly: Assembly, record: Record, *, late: bool = False) -> Sequence
         return []
     if late and isinstance(event, SignalRecorded):
         assembly.end_before(event)
-    return assembly.take(event, record.offset, datetime.fromtimestamp(record.timestamp_ms / 1000, UTC))
+    return assembly.take(event, record.offset, moment(record.timestamp_ms))

@@ -231,6 +231,7 @@ def test_the_oldest_completion_is_forgotten_first() -> None:
 
 def test_a_completion_id_says_when_it_was_born() -> None:
     assert abs(born_at(new_id()) - datetime.now(UTC)) < timedelta(seconds=5)
+    assert born_at(UUID("ffffffff-ffff-7fff-8fff-ffffffffffff")) == datetime(3000, 1, 1, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(

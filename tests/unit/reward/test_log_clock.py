@@ -35,6 +35,7 @@ def test_timestamps_from_the_future_or_missing_do_not_move_it() -> None:
     log = LogClock(clock)
     assert log.read(0) == clock.now()
     assert log.read(milliseconds(clock, 1e6)) == clock.now()
+    assert log.read(2**62) == clock.now()  # nanoseconds, perhaps
     clock.advance(5)
     assert log.read(-1) == clock.now()
 

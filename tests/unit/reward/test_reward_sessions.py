@@ -285,6 +285,18 @@ def test_feedback_on_what_nobody_remembers_is_looked_for_as_far_as_a_session_can
     assert reward.take(named, 1, now) == [Revisit(session.rollout_id, at(29 * 86_400) - 5 * HOUR, 1)]
 
 
+@pytest.mark.parametrize("millis", [0, 2**48 - 1])
+def test_an_id_may_claim_any_time(millis: int) -> None:
+    reward, session = Assembly(sessions=RULES), Session()
+    anywhen = UUID(int=(millis << 80) | (7 << 76) | (2 << 62))
+    (visit,) = reward.take(session.said(completion_id=anywhen), 0, at(0))
+    assert isinstance(visit, Revisit)
+    reward.take(session.asked(), 1, at(1))
+    reward.take(session.finished(source="shop"), 2, at(2))
+    (visit,) = reward.take(session.said(completion_id=anywhen), 3, at(3))
+    assert isinstance(visit, Revisit)
+
+
 def test_late_feedback_on_a_rollout_that_is_not_scored_by_feedback_changes_nothing() -> None:
     rollout, reward = Rollout(), assembly()
     reward.take(rollout.started(), 0, at(0))

@@ -106,7 +106,7 @@ class BoundedReader:
 
         Kafka says the first such record; a broker that keeps no index of times says one before it.
         """
-        millis = int(when.timestamp() * 1000)
+        millis = max(0, int(when.timestamp() * 1000))  # what is before 1970 aiokafka refuses
         wanted = {TopicPartition(self._topic, number): millis for number in self.extents}
         try:
             found = await self._consumer.offsets_for_times(wanted)

@@ -1,8 +1,8 @@
 """The time as a partition of the log tells it, so that a deadline never blames others for our own lag."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from leyden_platform.clock import Clock
+from leyden_platform.clock import Clock, moment
 
 
 class LogClock:
@@ -22,7 +22,7 @@ class LogClock:
         """Take note of a record's timestamp; return the time of the log."""
         wall = self._clock.now()
         if timestamp_ms > 0:
-            stamp = min(datetime.fromtimestamp(timestamp_ms / 1000, UTC), wall)
+            stamp = min(moment(timestamp_ms), wall)
             self._newest = max(stamp, self._newest or stamp)
             self._read_at = wall
             return self._newest

@@ -5,12 +5,13 @@ A completion's id says when it was born, so the log is searched around that time
 
 import asyncio
 from collections import OrderedDict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import CompletionNotFound
+from leyden_platform.clock import moment
 from leyden_platform.messaging import Record, Unavailable, read_stretch
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionRecorded, MalformedMessage, Topics
@@ -110,4 +111,4 @@ def _decoded(record: Record) -> object:
 
 def born_at(identity: UUID) -> datetime:
     """The time in a UUIDv7: milliseconds since 1970 in its first 48 bits (RFC 9562, 5.7)."""
-    return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC)
+    return moment(identity.int >> 80)
