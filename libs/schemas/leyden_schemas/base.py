@@ -12,7 +12,10 @@ JsonObject = dict[str, Any]
 def _aware_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("timestamps carry a time zone, for example 2026-01-31T12:00:00Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the time is outside the calendar once it is in UTC") from None
 
 
 Timestamp = Annotated[datetime, AfterValidator(_aware_utc)]

@@ -377,6 +377,7 @@ def resolvable(steps: Sequence[Step]) -> list[Step]:
         made = shape(step, shapes.get(step.base.completion_id) if step.base else None)
         if made is None:
             kept.append(without_prompt(step))
+            shapes.pop(step.completion_id, None)  # of an earlier step with the same id
         else:
             shapes[step.completion_id] = made
             kept.append(step)

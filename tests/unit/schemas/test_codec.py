@@ -3,12 +3,14 @@
 import contextlib
 import json
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_schemas import DeadLetter, MalformedMessage, Sampling, Task, Topics, decode, encode
+from leyden_platform.testing.rollouts import Rollout, make_step, make_trajectory
+from leyden_schemas import DeadLetter, MalformedMessage, PromptBase, Sampling, Task, Topics, decode, encode
 from leyden_schemas.codec import ADAPTERS
 
 JSON = st.recursive(
@@ -78,6 +80,23 @@ def test_a_bad_task_names_the_field(change: dict[str, Any], complaint: str) -> N
 def test_no_bytes_raise_anything_else(value: bytes, topic: str) -> None:
     with contextlib.suppress(MalformedMessage):
         decode(topic, value)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_time_that_utc_has_no_date_for_is_malformed(time: str) -> None:
+    event = Rollout().finished().to_json().replace(b"2026-01-01T00:00:01Z", time.encode())
+    with pytest.raises(MalformedMessage, match=r"occurred_at: .*outside the calendar"):
+        decode(Topics.EVENTS, event)
+
+
+def test_a_step_that_has_the_id_of_another_is_read_all_the_same() -> None:
+    """The reward service writes no such trajectory."""
+    first = make_step([1, 2, 3], [4])
+    again = make_step([9], completion_id=first.completion_id, base=PromptBase(completion_id=uuid4()))
+    third = make_step([5], base=PromptBase(completion_id=first.completion_id, tokens=4))
+    read = decode(Topics.TRAJECTORIES, encode(make_trajectory(steps=[first, again, third])))
+    assert [step.untrainable for step in read.steps] == [None, "base_unknown", "base_unknown"]
+    assert read.steps[0].prompt_token_ids == [1, 2, 3]
 
 
 def test_a_tombstone_is_malformed() -> None:
