@@ -138,7 +138,7 @@ def test_bf16_computes_about_the_same_and_keeps_fp32_weights(model_folder: Path)
     assert results[0]["grad_norm"] != results[1]["grad_norm"]
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern")
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern")
 def test_bundles_of_experts_get_no_adapters_and_are_told_so_before_training(tmp_path: Path) -> None:
     """peft wraps them too; what comes out could not be merged, nor served."""
     config = MixtralConfig(
