@@ -388,7 +388,6 @@ async def test_only_completions_are_charged_to_the_budget(gateway: Gateway, stub
     await client.chat.completions.create(model="m", messages=HELLO)
     with pytest.raises(openai.RateLimitError, match="has made its 1 completions"):
         await client.chat.completions.create(model="m", messages=HELLO)
-    await client.embeddings.create(model="m", input="hello")
 
 
 async def test_alternatives_that_a_replica_failed_are_given_back(gateway: Gateway, stub: VllmStub) -> None:

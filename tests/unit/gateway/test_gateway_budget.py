@@ -30,15 +30,17 @@ def test_what_infrastructure_failed_is_given_back() -> None:
     budget.give_back(B)
 
 
-def test_what_is_no_completion_costs_none_but_needs_tokens() -> None:
+def test_what_is_no_completion_costs_none_but_something_must_be_left() -> None:
     budget = CompletionBudget(entries=10)
     for _ in range(3):
-        budget.take(A, 1, 10, 0)
-    budget.take(A, 1, 10)
-    budget.take(A, 1, 10, 0)
+        budget.take(A, 2, 10, 0)
+    budget.take(A, 2, 10)
     budget.spend(A, 10)
     with pytest.raises(TokensSpent):
-        budget.take(A, 1, 10, 0)
+        budget.take(A, 2, 10, 0)
+    budget.take(B, 1)
+    with pytest.raises(BudgetSpent):
+        budget.take(B, 1, completions=0)
 
 
 def test_every_alternative_is_a_completion() -> None:

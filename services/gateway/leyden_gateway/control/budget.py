@@ -27,12 +27,13 @@ class CompletionBudget:
         self._spent: OrderedDict[Attempt, _Spent] = OrderedDict()
 
     def take(self, attempt: Attempt, limit: int, max_tokens: int | None = None, completions: int = 1) -> None:
-        """Count one completion, or none. Raises ``BudgetSpent`` or ``TokensSpent`` when nothing is left.
+        """Count one completion, or none for what is none.
 
+        Raises ``BudgetSpent`` or ``TokensSpent`` when nothing is left.
         Tokens are counted when a completion ends, so the last one, or those in parallel, may pass the limit.
         """
         spent = self._spent.get(attempt) or _Spent()
-        if spent.completions + completions > limit:
+        if spent.completions >= limit:
             raise BudgetSpent(
                 f"this attempt has made its {limit} completions (limits.max_completions of its task)"
             )
