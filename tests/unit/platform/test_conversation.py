@@ -41,6 +41,21 @@ def test_calls_results_words_and_states_of_every_protocol(protocol: Protocol) ->
     assert len({first.state, second.state, third.state, last.state}) == 4
 
 
+def test_a_function_of_the_time_before_tools_is_a_call() -> None:
+    made = {"role": "assistant", "content": None, "function_call": {"name": "add", "arguments": '{"a": 2}'}}
+    offered = [{"name": "add", "parameters": {"type": "object"}}]
+    heard = {"role": "function", "name": "add", "content": "Error: no b"}
+    first = make_step(
+        request={"messages": [QUESTION], "functions": offered}, response={"choices": [{"message": made}]}
+    )
+    then = make_step(request={"messages": [QUESTION, made, heard], "functions": offered}, response=answer())
+    (turn, _) = turns([first, then])
+    (one,) = turn.calls
+    assert (one.name, one.parsed, one.result) == ("add", {"a": 2}, Result("Error: no b"))
+    assert turn.outcomes == (Outcome("add", False),)
+    assert turn.tools == {"add": {"type": "object"}}
+
+
 def test_text_completions_have_text_and_why_they_ended() -> None:
     talk = Talk(Protocol.COMPLETIONS)
     talk.says("It is 4.", finish_reason="length")

@@ -70,6 +70,8 @@ def _chat_calls(message: Mapping[str, Any]) -> Iterator[Made]:
         else:
             function = mapping(call.get("function"))
             yield Made(string(call.get("id")), string(function.get("name")), function.get("arguments"))
+    if single := mapping(message.get("function_call")):  # as before there were tools; it has no id
+        yield Made("", string(single.get("name")), single.get("arguments"))
 
 
 def _of_response(response: JsonObject) -> Answer | None:

@@ -5,6 +5,7 @@ conversation is read from its end, never as a whole, so that a rollout of many t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from leyden_platform.conversation.content import items, mapping, shown, string
@@ -39,6 +40,8 @@ def calls_in(item: Item) -> Iterator[str]:
     """The ids of the calls that an item of the model holds."""
     if "call_id" in item:
         yield string(item["call_id"])
+    if mapping(item.get("function_call")):
+        yield ""
     for call in items(item.get("tool_calls")):
         yield string(call.get("id"))
     for block in items(item.get("content")):
@@ -50,6 +53,8 @@ def results_in(item: Item) -> Iterator[tuple[str, Result]]:
     """The tool results that an item holds, by the id of their call."""
     if item.get("role") == "tool":
         yield string(item.get("tool_call_id")), Result(shown(item.get("content")))
+    elif item.get("role") == "function":
+        yield "", Result(shown(item.get("content")))
     elif string(item.get("type")).endswith("_call_output"):
         yield string(item.get("call_id")), Result(shown(item.get("output")))
     elif item.get("role") == "user":
@@ -84,7 +89,7 @@ def tools_of(request: JsonObject) -> Mapping[str, Mapping[str, Any]] | None:
     if not request:
         return None
     found = {}
-    for tool in items(request.get("tools")):
+    for tool in chain(items(request.get("tools")), items(request.get("functions"))):
         declared = mapping(tool.get("function")) or mapping(tool.get("custom")) or tool
         schema = declared.get("parameters", declared.get("input_schema"))
         found[string(declared.get("name"))] = mapping(schema)
