@@ -56,4 +56,9 @@ class CreditSettings(ServiceSettings):
     def _estimators_exist(self) -> Self:
         for choice in (self.estimator, *self.estimators.values()):
             chosen(choice)
+        if named := sorted(policy for policy in self.estimators if {"@", "#"} & {*policy}):
+            raise ValueError(
+                f"estimators: {', '.join(named)} names a version or an alias; give the policy's name alone, "
+                "which is what samples are credited by"
+            )
         return self

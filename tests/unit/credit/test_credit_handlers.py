@@ -233,6 +233,12 @@ async def test_settings_choose_the_estimator_by_policy(monkeypatch: pytest.Monke
     assert {sample.estimator for sample in bench.samples} == {"return_to_go"}
 
 
+@pytest.mark.parametrize("policy", ["calculator@3", "calculator#serving"])
+def test_an_estimator_for_a_version_alone_is_refused(policy: str) -> None:
+    with pytest.raises(ValidationError, match="give the policy's name alone"):
+        CreditSettings(estimators={policy: "rloo"})
+
+
 def test_an_unknown_estimator_is_refused() -> None:
     with pytest.raises(ValidationError, match="choose one of dr_grpo, gdpo"):
         CreditSettings(estimators={"calculator": "magic"})
