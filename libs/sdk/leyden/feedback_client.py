@@ -71,13 +71,22 @@ def _send(route: str, key: str, body: dict[str, Any], timeout_s: float) -> dict[
         except httpx.HTTPError as error:
             problem = f"the gateway at {route} did not answer: {error}"
             continue
+        except (TypeError, ValueError, httpx.InvalidURL) as error:
+            raise FeedbackFailed(f"this cannot be sent to {route}: {error}") from None
         if answer.is_success:
-            content: dict[str, Any] = answer.json()
-            return content
+            return _told(answer, route)
         problem = f"the gateway refused the feedback: {_reason(answer)}"
         if answer.status_code < 500 and answer.status_code != 429:
             break
     raise FeedbackFailed(problem)
+
+
+def _told(answer: httpx.Response, route: str) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = answer.json()
+    except ValueError:
+        raise FeedbackFailed(f"what answered at {route} is no gateway: {answer.text[:200]}") from None
+    return content
 
 
 def _route(url: str | None) -> str:

@@ -72,6 +72,28 @@ def test_a_refusal_is_not_repeated(gateway: Gateway) -> None:
     assert len(gateway.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"score": float("nan")},
+        {"comment": "half a smile: \ud83d"},
+        {"finish": True, "output": object()},
+        {"thumb": "up", "url": "http://[::1"},
+        {"thumb": "up", "api_key": "schlüssel"},
+    ],
+    ids=["NaN", "half a character", "no JSON", "no URL", "no header"],
+)
+def test_what_cannot_be_sent_is_one_kind_of_error(said: dict[str, Any]) -> None:
+    with pytest.raises(leyden.FeedbackFailed, match="this cannot be sent to"):
+        leyden.feedback(session="s", **({"url": "http://127.0.0.1:9", "api_key": KEY} | said))
+
+
+def test_what_answers_and_is_no_gateway_is_shown(gateway: Gateway) -> None:
+    gateway.answers = [httpx.Response(200, text="<html>It works!")]
+    with pytest.raises(leyden.FeedbackFailed, match="is no gateway: <html>It works!"):
+        leyden.feedback(session="s", thumb="up", url=URL, api_key=KEY)
+
+
 def test_one_that_stays_away_is_an_error(gateway: Gateway) -> None:
     gateway.answers = [httpx.ConnectError("refused")] * 3
     with pytest.raises(leyden.FeedbackFailed, match="did not answer: refused"):
