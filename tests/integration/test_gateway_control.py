@@ -42,7 +42,7 @@ async def stub(policy: str) -> AsyncIterator[VllmStub]:
 async def gateway(kafka: KafkaSettings, stub: VllmStub, policy: str) -> AsyncIterator[Gateway]:
     settings = AttributionSettings(
         api_keys={"shop": grant(KEY), "trusted": grant(TRUSTED, rollouts=True, policy=policy)},
-        model_aliases={"gpt-4o-mini": f"{policy}#serving/critic"},
+        model_aliases={"gpt-4o-mini": f"{policy}#serving/critic", "gpt-9": f"{policy}@9"},
     )
     async with running_gateway(kafka, policy, stub.url, attribution=settings) as running:
         await running.publish_policy(versions=[1], serving=1)
@@ -120,6 +120,17 @@ async def test_the_model_names_policy_and_role(gateway: Gateway) -> None:
     claims = gateway.claims()
     await gateway.client(claims).chat.completions.create(model="gpt-4o-mini", messages=HELLO)
     assert [r.agent for r in await gateway.completions(claims.rollout_id)] == ["critic"]
+
+
+async def test_aliases_are_listed_where_what_they_mean_is(gateway: Gateway) -> None:
+    served = [gateway.policy, f"{gateway.policy}#serving", f"{gateway.policy}@1"]
+    for caller in (client(gateway), gateway.client(gateway.claims())):
+        listed = [model.id async for model in caller.models.list()]
+        assert set(listed) >= {*served, "gpt-4o-mini"}
+        assert "gpt-9" not in listed, "nobody serves what it means"
+        assert (await caller.models.retrieve("gpt-4o-mini")).owned_by == "leyden"
+    others = gateway.claims().model_copy(update={"policy": "poet"})
+    assert [model.id async for model in gateway.client(others).models.list()] == []
 
 
 @pytest.mark.parametrize("named", [{}, {"model": None}, {"model": ""}, {"model": 5}])

@@ -81,7 +81,7 @@ async def build(settings: GatewaySettings) -> Sequence[Component]:
         conversations.forget,
         max_items=settings.feedback.feedback_max_items,
     )
-    catalogue = Catalogue(models, replicas, externals)
+    catalogue = Catalogue(models, replicas, externals, settings.attribution.model_aliases)
     front = Front(tools, admission, refusals, catalogue, desk, SystemClock())
     controls = Controls(replicas, PolicyView(models), SpoolView(spool), calls, limiter, pause)
     admin = admin_server(settings.control, controls, drain_timeout_s=drain_timeout_s)

@@ -1,5 +1,9 @@
 """The models a caller may name, as ``/v1/models`` lists them for OpenAI's and Anthropic's clients at once."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from leyden_gateway.attribution.model_names import parse_meaning
 from leyden_gateway.attribution.scope import Attribution
 from leyden_gateway.errors import ModelNotFound
 from leyden_gateway.routing.choice import PolicyTable, ReplicaState, policy_name
@@ -13,14 +17,24 @@ from leyden_schemas import JsonObject, policy_at, policy_ref
 class Catalogue:
     """Lists from the tables as they are now."""
 
-    def __init__(self, models: ModelsTable, replicas: Replicas, externals: Externals) -> None:
+    def __init__(
+        self,
+        models: ModelsTable,
+        replicas: Replicas,
+        externals: Externals,
+        aliases: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """``aliases`` are other names that calls may give, and what they stand for."""
         self._models, self._replicas, self._externals = models, replicas, externals
+        self._aliases = {name: parse_meaning(target).policy for name, target in aliases.items()}
 
     def models(self, whose: Attribution) -> list[JsonObject]:
         """What ``whose`` may call: everything served, or its token's policy only, and external models."""
         only = policy_name(whose.claims.policy) if whose.claims else None
         names = served_names(self._models.table, self._replicas.states(), only)
         others = [external.name for external in self._externals.open_to(whose.tenant)]
+        taken = {*names, *others}
+        names += sorted(alias for alias, ref in self._aliases.items() if ref in taken and alias not in taken)
         return [_model(name, "leyden") for name in names] + [_model(name, "external") for name in others]
 
     def listing(self, whose: Attribution) -> JsonObject:
