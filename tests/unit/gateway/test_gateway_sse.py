@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden_gateway.exchange.sse import EventTooLarge, SseEvent, SseParser, encode_event, replaced
+from leyden_gateway.exchange.sse import EventTooLarge, SseEvent, SseParser, encode_event, event_of, replaced
 
 LINE = st.sampled_from(
     [
@@ -62,6 +62,7 @@ def test_encoded_events_come_back(payloads: list[bytes]) -> None:
         (b": keep-alive\n\n", None),
         (b"data\n\n", None),
         (b"data:\n\n", None),
+        (b"data: \n\n", None),
         (b"event: ping\ndata: \r\n\r\n", None),
     ],
 )
@@ -101,4 +102,4 @@ def test_only_a_byte_order_mark_at_the_very_beginning_is_left_out() -> None:
     ],
 )
 def test_other_data_leaves_the_rest_of_an_event(raw: bytes, expected: bytes) -> None:
-    assert replaced(raw, b"new") == expected
+    assert replaced(event_of(raw), b"new") == expected

@@ -100,4 +100,4 @@ class StreamRelay:
             return b"" if self._capture.error is not None else self._translator.chunk(payload)
         if seen is None:
             return b""
-        return event.raw if seen is payload else replaced(event.raw, encode(seen))
+        return event.raw if seen is payload else replaced(event, encode(seen))

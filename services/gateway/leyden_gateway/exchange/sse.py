@@ -84,25 +84,11 @@ def event_of(raw: bytes) -> SseEvent:
     return SseEvent(raw, b"\n".join(values) if any(values) else None)
 
 
-def replaced(raw: bytes, data: bytes) -> bytes:
-    """The event with other data, which has no line breaks; its name, its id and its line ends stay."""
-    if _usual(raw):
-        return encode_event(data)
-    lines = _LINE_AND_END.findall(raw)
-    first = next(place for place, (line, _end) in enumerate(lines) if _data(line) is not None)
-    kept = [
-        (b"data: " + data if place == first else line) + end
-        for place, (line, end) in enumerate(lines)
-        if place == first or _data(line) is None
-    ]
-    return b"".join(kept)
-
-
 def _usual(raw: bytes) -> SseEvent | None:
     """The event, if these bytes are one of the kind that nearly all are: a single ``data`` line."""
     if not raw.startswith(b"data: ") or raw.find(b"\n") != len(raw) - 2 or raw[-1:] != b"\n" or b"\r" in raw:
         return None
-    return SseEvent(raw, raw[6:-2])
+    return SseEvent(raw, raw[6:-2] or None)
 
 
 def _data(line: bytes) -> bytes | None:
@@ -114,3 +100,21 @@ def _data(line: bytes) -> bytes | None:
 def encode_event(data: bytes, *, name: str | None = None) -> bytes:
     """One event that carries ``data``, which has no line breaks."""
     return b"data: %b\n\n" % data if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), data)
+
+
+_AROUND = len(encode_event(b""))
+
+
+def replaced(event: SseEvent, data: bytes) -> bytes:
+    """The event with other data, which has no line breaks; its name, its id and its line ends stay."""
+    raw, old = event
+    if old is not None and len(raw) == len(old) + _AROUND and raw[-2:] == b"\n\n":
+        return encode_event(data)
+    lines = _LINE_AND_END.findall(raw)
+    first = next(place for place, (line, _end) in enumerate(lines) if _data(line) is not None)
+    kept = [
+        (b"data: " + data if place == first else line) + end
+        for place, (line, end) in enumerate(lines)
+        if place == first or _data(line) is None
+    ]
+    return b"".join(kept)
