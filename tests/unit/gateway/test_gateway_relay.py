@@ -147,7 +147,7 @@ def test_names_and_ids_of_events_stay_when_captured_fields_go() -> None:
 
 def test_events_without_data_keep_a_stream_alive() -> None:
     through, _ = relay()
-    alive = b"data:\n\n" + b"event: ping\ndata: \n\n"
+    alive = b"data:\n\ndata\n\ndata: \n\nevent: ping\r\ndata: \r\n\r\ndata:\ndata:\n\n"
     assert through.feed(event("a") + alive) == event("a") + alive
     assert not through.done
 

@@ -79,9 +79,9 @@ class StreamRelay:
         return b"".join(self._held) + end
 
     def _visible(self, event: SseEvent) -> bytes:
-        if event.data is None:
-            return event.raw
-        if event.data.strip() == DONE:
+        if event.data is None or not (data := event.data.strip()):
+            return event.raw  # the grammar has empty events told to nobody: they keep a stream alive
+        if data == DONE:
             self.done = self.holding = self._told_end = True
             return event.raw if self._translator is None else b""
         try:

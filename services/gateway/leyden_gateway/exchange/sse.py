@@ -74,21 +74,18 @@ class SseParser:
 
 
 def event_of(raw: bytes) -> SseEvent:
-    """The event these bytes are; several ``data`` lines are joined by newlines.
-
-    Empty data is none: the grammar has such an event told to nobody, and servers keep streams alive by it.
-    """
+    """The event these bytes are; several ``data`` lines are joined by newlines."""
     if usual := _usual(raw):
         return usual
     values = [value for line in _LINE.split(raw) if (value := _data(line)) is not None]
-    return SseEvent(raw, b"\n".join(values) if any(values) else None)
+    return SseEvent(raw, b"\n".join(values) if values else None)
 
 
 def _usual(raw: bytes) -> SseEvent | None:
     """The event, if these bytes are one of the kind that nearly all are: a single ``data`` line."""
     if not raw.startswith(b"data: ") or raw.find(b"\n") != len(raw) - 2 or raw[-1:] != b"\n" or b"\r" in raw:
         return None
-    return SseEvent(raw, raw[6:-2] or None)
+    return SseEvent(raw, raw[6:-2])
 
 
 def _data(line: bytes) -> bytes | None:
