@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from leyden_learner.checkpoints import CheckpointStore
-from leyden_learner.health import Unhealthy
+from leyden_learner.health import NonFiniteWeights, Unhealthy
 from leyden_learner.lora import NoSuchLayers
 from leyden_learner.lora_files import OtherAdapters
 from leyden_learner.model import UnsupportedModel
@@ -252,11 +252,26 @@ def test_what_is_not_finite_is_not_applied(model_folder: Path, advantage: float,
     assert trainer._state().keys() == {"rng:cpu"}
 
 
+def test_finite_weights_that_answer_nothing_finite_are_never_saved(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    trainer = VerlTrainer.begin(settings(lr=1e18), model_folder, model_folder)
+    trained(trainer)
+    store = CheckpointStore(tmp_path, "tiny", "default")
+    with pytest.raises(NonFiniteWeights, match="what they answer"):
+        store.write(1, model_folder, trainer.save)
+    assert store.names() == store.remove_unfinished() == []
+
+
 def test_what_cannot_be_loaded_is_said(model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="verl cannot load a causal LM from"):
         VerlTrainer.begin(settings(), tmp_path, tmp_path)
     with pytest.raises(NoSuchLayers, match="LORA_TARGETS"):
         VerlTrainer.begin(settings(lora_rank=4, lora_targets=["nowhere"]), model_folder, model_folder)
+    with pytest.raises(NoSuchLayers, match="no layer is named nowhere"):
+        VerlTrainer.begin(
+            settings(lora_rank=4, lora_targets=["q_proj", "nowhere"]), model_folder, model_folder
+        )
     with pytest.raises(NoSuchLayers, match="leave both out"):
         VerlTrainer.begin(settings(lora_rank=4, lora_targets=["lm_head"]), model_folder, model_folder)
     with pytest.raises(TrainerStateMissing, match=r"state\.safetensors is missing"):
