@@ -1,6 +1,7 @@
 """The objective's formulas, against values worked out by hand."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -101,6 +102,18 @@ def test_k1_and_k2_by_hand() -> None:
     assert k2(torch.tensor([-4.0]), torch.tensor([-1.0])).item() == pytest.approx(4.5)
 
 
+@pytest.mark.parametrize(
+    ("estimate", "slope"),
+    [(k1, 1.0), (k2, math.log(0.2 / 0.5)), (k3, 1 - 0.5 / 0.2)],
+)
+def test_what_each_estimate_pulls_by_hand(estimate: Callable[[Tensor, Tensor], Tensor], slope: float) -> None:
+    """By log policy, of 0.2 where the reference has 0.5: k1 pushes down all the same, k2 and k3 up to it."""
+    logprobs_n, reference_n = torch.tensor([0.2]).log().requires_grad_(), torch.tensor([0.5]).log()
+    estimate(logprobs_n, reference_n).sum().backward()  # type: ignore[no-untyped-call]
+    assert logprobs_n.grad is not None
+    assert logprobs_n.grad.tolist() == pytest.approx([slope])
+
+
 def test_k1_and_k3_average_to_the_kl() -> None:
     """Two outcomes with policy (0.8, 0.2) and reference (0.5, 0.5): KL = 0.8 log 1.6 + 0.2 log 0.4."""
     policy, reference = torch.tensor([0.8, 0.2]).double(), torch.tensor([0.5, 0.5]).double()
@@ -158,6 +171,29 @@ def test_on_policy_every_loss_has_the_policy_gradient(name: str) -> None:
     loss = LOSSES[name](given, Bounds(0.2, 0.28, math.inf))
     assert gradient(given, loss) == pytest.approx([-1.0, 2.0, 0.0])
     assert not loss.clipped_n.any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("cap", [0.0, 2.0])
+def test_tokens_of_any_ratio_have_a_finite_loss_and_gradient(name: str, kl: str, cap: float) -> None:
+    """As far apart as log-probabilities go that are admitted, in both directions and for praise and blame."""
+    logprobs_n = torch.tensor([-100.0, 0.0, -100.0, 0.0]).requires_grad_()
+    given = Evidence(
+        logprobs_n,
+        sampler_logprobs_n=torch.tensor([0.0, -100.0, 0.0, -100.0]),
+        advantages_n=torch.tensor([1e9, 1e9, -1e9, -1e9]),
+        weights_n=torch.full((4,), 0.25),
+        sequence_n=torch.tensor([0, 1, 2, 3]),
+        anchor_logprobs_n=torch.tensor([0.0, -100.0, 0.0, -100.0]),
+        reference_logprobs_n=torch.tensor([0.0, -100.0, 0.0, -100.0]),
+    )
+    config = replace(PLAIN, loss=name, kl=kl, kl_coefficient=0.1, importance_cap=cap)
+    terms = objective(given, config)
+    terms.loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(terms.loss.item())
+    assert logprobs_n.grad is not None
+    assert logprobs_n.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -150,6 +150,13 @@ def test_warm_up_is_applied(model_folder: Path) -> None:
     )
 
 
+def test_without_a_kl_term_no_reference_is_looked_for(model_folder: Path, tmp_path: Path) -> None:
+    settings = LearnerSettings(policy="tiny", lr=1e-2, threads=1, device="cpu")
+    trainer = Trainer.begin(settings, model_folder, tmp_path / "nowhere")
+    assert trainer._policy.reference_logprobs(collate(weigh(SAMPLES, rollout_mean))) is None
+    assert trained(trainer, SAMPLES)["kl_reference"] == 0.0
+
+
 def test_the_reference_holds_the_policy_back(model_folder: Path) -> None:
     drift = []
     for coefficient in (1e-9, 10.0):
