@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import BigInteger, Column, MetaData, Table, Text, text
+from sqlalchemy.exc import ProgrammingError
 
 from leyden_platform.database import (
     DatabaseUnreachable,
@@ -174,4 +175,37 @@ async def test_a_connection_cut_in_a_transaction_is_unreachable_and_the_next_one
         await cut()
     async with transaction(engine) as connection:
         assert await connection.scalar(text("SELECT 1")) == 1
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("SELECT pg_sleep(20)", "statement timeout"),
+        ("SET TRANSACTION READ ONLY; CREATE TABLE x (y int)", "read-only"),
+        ("DO $$BEGIN RAISE 'no room' USING ERRCODE = '53100'; END$$", "no room"),
+        ("DO $$BEGIN RAISE 'in the way' USING ERRCODE = '40P01'; END$$", "in the way"),
+    ],
+)
+async def test_what_passes_is_unreachable_and_not_an_error(
+    database: DatabaseSettings, statement: str, told: str
+) -> None:
+    """A slow disk, a failover to a server that cannot write yet, a full disk, a deadlock."""
+    engine = create_engine(database.model_copy(update={"statement_timeout_s": 0.5}))
+
+    async def run() -> None:
+        async with transaction(engine) as connection:
+            for part in statement.split("; ") if statement.startswith("SET") else [statement]:
+                await connection.execute(text(part))
+
+    with pytest.raises(DatabaseUnreachable, match=told):
+        await run()
+    await engine.dispose()
+
+
+async def test_a_mistake_in_a_statement_is_an_error(database: DatabaseSettings) -> None:
+    engine = create_engine(database)
+    with pytest.raises(ProgrammingError, match="nowhere"):
+        async with transaction(engine) as connection:
+            await connection.execute(text("SELECT * FROM nowhere"))
     await engine.dispose()

@@ -1,7 +1,8 @@
 """The async engine, and transactions that say plainly when Postgres is away.
 
-Losing the connection is ``DatabaseUnreachable``, which is an ``Unavailable``: a consumer that raises it keeps
-its message and tries again. Every wait has a deadline: connecting, waiting for the pool, each statement.
+What will pass, such as a lost connection or a full disk of its own, is ``DatabaseUnreachable``, which is an
+``Unavailable``: a consumer that raises it keeps its message and tries again. Every wait has a deadline:
+connecting, waiting for the pool, each statement.
 """
 
 from collections.abc import AsyncIterator
@@ -25,12 +26,14 @@ _CANNOT_CONNECT = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
 )
-_LOST_STATES = ("08", "57P")
-"""SQLSTATE prefixes: connection exceptions, and the server shutting down or starting up."""
+_LOST_STATES = ("08", "57P", "57014", "53", "58", "40", "25006")
+"""SQLSTATE prefixes of what passes: connection exceptions, the server shutting down or starting up, a
+statement that took too long, no room on its disk or in its memory, an error of its system, transactions in
+each other's way, and a server that is not, or not yet, the primary after a failover."""
 
 
 class DatabaseUnreachable(Unavailable):
-    """Postgres refused the connection, did not answer in time, or went away; the text says where."""
+    """Postgres refused the connection, is late, went away or cannot write; the text says which and where."""
 
 
 def create_engine(settings: DatabaseSettings) -> AsyncEngine:
