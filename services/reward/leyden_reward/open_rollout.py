@@ -59,7 +59,7 @@ class OpenRollout:
         match event:
             case CompletionRecorded():
                 place = self._transcript.place(event.completion_id)
-                return place is None or _answer(self._transcript.steps()[place]) != _answer(event)
+                return place is None or _answer(self._transcript.step(place)) != _answer(event)
             case SignalRecorded():
                 first = self._said.get(event.event_id)
                 return first is None or _meaning(first) != _meaning(event)

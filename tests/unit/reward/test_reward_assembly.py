@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden_platform.testing.rollouts import EPOCH, Rollout, make_task
+from leyden_platform.transcript import transcript
+from leyden_platform.transcript.packing import unpack
 from leyden_reward.assembly import Assembly, Closed, Decision, Drop, Dropped, Kept, Opened
 from leyden_schemas import EventMessage, Limits, Outcome, TrajectoryStatus, cause_id
 
@@ -105,6 +107,26 @@ def test_duplicates_are_recognised_by_event_and_by_completion() -> None:
 
     assert decisions.count(Dropped(Drop.DUPLICATE)) == 3
     assert len(closed(decisions).trajectory.steps) == 1
+
+
+def test_a_repeated_completion_is_compared_with_its_step_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a long rollout, sent twice, looking at all steps for each would keep everybody waiting."""
+    rollout, assembly = Rollout(), Assembly()
+    completions = [rollout.completion() for _ in range(40)]
+    take(assembly, rollout.started(), *completions)
+    read: list[bytes] = []
+
+    def unpacked(blob: bytes) -> object:
+        read.append(blob)
+        return unpack(blob)
+
+    monkeypatch.setattr(transcript, "unpack", unpacked)
+    odd = completions[-1].model_copy(update={"token_ids": [9, 9]})
+    decisions = take(assembly, *completions, odd)
+    assert decisions == [Dropped(Drop.DUPLICATE)] * 40 + [Dropped(Drop.CONTRADICTORY)]
+    assert len(read) == 41
 
 
 def test_equal_calls_are_not_duplicates() -> None:

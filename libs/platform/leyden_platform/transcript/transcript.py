@@ -130,6 +130,11 @@ class Transcript:
         reader = Whole(view)
         return [WholeStep.read(view.opened(index).light, reader, index) for index in range(len(self))]
 
+    def step(self, index: int) -> Step:
+        """One of them; no other is read unless its prompt is asked for."""
+        view = _View(self._steps)
+        return WholeStep.read(view.opened(index).light, Whole(view), index)
+
 
 def _packed(step: Step, base: int, depth: int, made: Shape | None) -> _Packed:
     try:
