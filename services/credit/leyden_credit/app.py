@@ -13,6 +13,9 @@ from leyden_platform.messaging import ConsumerGroup, KafkaPublisher, Partition, 
 from leyden_platform.service import Component
 from leyden_schemas import Topics
 
+_LEAST_BYTES = 2
+"""What a token takes in a message: a digit and a comma."""
+
 
 async def build(settings: CreditSettings) -> Sequence[Component]:
     """The publisher, and the consumer of trajectories."""
@@ -47,4 +50,5 @@ def crediting(settings: CreditSettings) -> Crediting:
         air=settings.air_weight,
         agents=frozenset(settings.agents),
         alone=None if settings.alone_baseline is None else Alone(baseline=settings.alone_baseline),
+        most_tokens=settings.kafka.max_message_bytes // _LEAST_BYTES,
     )

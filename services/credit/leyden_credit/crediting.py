@@ -29,6 +29,7 @@ class RolloutDrop(StrEnum):
     EXCLUDED = "excluded"
     OUT_OF_RANGE = "out_of_range"
     NO_ROWS = "no_rows"
+    TOO_LARGE = "too_large"
 
 
 @dataclass(slots=True)
@@ -50,7 +51,8 @@ class Credited:
 class Crediting:
     """A choice of estimator per policy, and how much intermediate rewards count beside the final one.
 
-    With ``agents``, only what these agents sampled is trained on; all of a rollout is compared.
+    With ``agents``, only what these agents sampled is trained on; all of a rollout is compared. A sample of
+    over ``most_tokens`` is not made, because no message holds it.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class Crediting:
         air: float = 1.0,
         agents: Collection[str] = (),
         alone: Alone | None = None,
+        most_tokens: int | None = None,
     ) -> None:
         self._default, self._by_policy, self._air = default, by_policy or {}, air
-        self._agents, self._alone = agents, alone
+        self._agents, self._alone, self._most_tokens = agents, alone, most_tokens
 
     def credit(self, group: ClosedGroup) -> Credited:
         """Samples of the group's usable rollouts. The same group gives the same samples."""
@@ -80,14 +83,18 @@ class Crediting:
         compared = [trajectory for trajectory, _ in usable]
         merged: list[tuple[Trajectory, list[TokenRow]]] = []
         for trajectory, by_step in zip(compared, advantages, strict=True):
-            rows, dropped = merge(
-                trajectory.steps, by_step, policy=policy_of(trajectory), agents=self._agents
+            rows, dropped, too_large = merge(
+                trajectory.steps,
+                by_step,
+                policy=policy_of(trajectory),
+                agents=self._agents,
+                most_tokens=self._most_tokens,
             )
             credited.steps += dropped
             if rows:
                 merged.append((trajectory, rows))
             else:
-                credited.rollouts.append(RolloutDrop.NO_ROWS)
+                credited.rollouts.append(RolloutDrop.TOO_LARGE if too_large else RolloutDrop.NO_ROWS)
         credited.samples = [
             _sample(trajectory, rows, estimator, compared, len(merged)) for trajectory, rows in merged
         ]

@@ -32,10 +32,13 @@ class StepDrop(StrEnum):
 
 
 class Merged(NamedTuple):
-    """The rows of a rollout, and the steps that are in none of them."""
+    """The rows of a rollout, and the steps that are in none of them; ``too_large`` when there are no rows
+    because they have too many tokens.
+    """
 
     rows: list[TokenRow]
     dropped: list[StepDrop]
+    too_large: bool = False
 
 
 class _Sampled(NamedTuple):
@@ -72,10 +75,12 @@ def merge(
     *,
     policy: str,
     agents: Collection[str] = (),
+    most_tokens: int | None = None,
 ) -> Merged:
     """Rows of the steps that ``policy`` sampled, each span with its step's advantage.
 
-    With ``agents``, only of the steps of these agents.
+    With ``agents``, only of the steps of these agents. An agent that rewrites its history in every turn has a
+    row for each, and all of them the whole prompt: beyond ``most_tokens`` in all, none is made.
     """
     steps, parts = _with_parts(steps)
     places = _Places(parts)
@@ -87,6 +92,8 @@ def merge(
         else:
             dropped.append(reason)
     rows = sorted(_rows(sampled), key=lambda row: row.first)
+    if most_tokens is not None and sum(row.end.depth for row in rows) > most_tokens:
+        return Merged([], dropped, too_large=True)
     return Merged([row.tokens() for row in rows], dropped)
 
 

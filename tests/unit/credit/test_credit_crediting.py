@@ -156,6 +156,16 @@ def test_a_rollout_with_nothing_to_train_on_still_counts_in_the_comparison() -> 
     assert credited.rollouts == [RolloutDrop.NO_ROWS]
 
 
+def test_a_sample_that_no_message_holds_is_dropped_before_it_is_made() -> None:
+    """An agent that rewrites its history has all of its prompt in every row."""
+    rewriting = make_trajectory(1.0, [make_step([turn] * 100, [1]) for turn in range(20)])
+    crediting = Crediting(chosen("grpo"), most_tokens=2_000)
+    credited = credit(rewriting, make_trajectory(0.0), crediting=crediting)
+    assert [sample.rollout_id for sample in credited.samples] != [rewriting.rollout_id]
+    assert (credited.samples[0].group_size, credited.samples[0].group_samples) == (2, 1)
+    assert credited.rollouts == [RolloutDrop.TOO_LARGE]
+
+
 def test_samples_name_their_queue_their_siblings_and_what_was_cut_off() -> None:
     cut = make_step([1], [2], finish_reason="length")
     good, bad = make_trajectory(1.0, [cut], queue="gpu"), make_trajectory(0.0, queue="gpu")

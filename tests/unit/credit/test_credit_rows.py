@@ -72,7 +72,7 @@ def test_the_longest_row_that_fits_is_continued() -> None:
 def test_spans_carry_what_the_learner_needs() -> None:
     one = make_step([1], [2], logprobs=[-0.25], version=4, completion_id=UUID(int=1))
     two = make_step([1, 2], [3, 4], logprobs=[-1.0, -2.0], version=5, completion_id=UUID(int=2))
-    ((row,), _) = merge([one, two], [0.5, -0.5], policy="calculator")
+    (row,) = merge([one, two], [0.5, -0.5], policy="calculator").rows
     first, second = row.spans
     assert (first.logprobs, first.advantage, first.version, first.completion_id) == (
         [-0.25],
@@ -186,6 +186,14 @@ def test_packed_steps_give_the_same_rows(steps: list[Step]) -> None:
     advantages = [float(index) for index in range(len(steps))]
     packed = Transcript(steps).steps()
     assert merge(packed, advantages, policy="calculator") == merge(steps, advantages, policy="calculator")
+
+
+@pytest.mark.parametrize(("most", "rows"), [(5, 2), (4, 0)])
+def test_rows_of_more_tokens_than_a_message_holds_are_not_made(most: int, rows: int) -> None:
+    steps = [make_step([1], [2]), make_step([3, 4], [5]), make_step([], [6])]
+    merged = merge(steps, [1.0] * 3, policy="calculator", most_tokens=most)
+    assert (len(merged.rows), merged.too_large) == (rows, rows == 0)
+    assert merged.dropped == [StepDrop.NO_PROMPT_IDS]
 
 
 def test_only_selected_agents_are_trained_on() -> None:
