@@ -417,6 +417,7 @@ async def test_an_answer_that_has_finished_is_not_waited_for(
         answer = await asyncio.wait_for(gateway.post(claims, {"messages": HELLO, "stream": True, "n": n}), 30)
         assert answer.status_code == 200
         assert answer.text.count('"finish_reason":"stop"') == n
+        assert answer.text.endswith("\n\ndata: [DONE]\n\n"), "clients wait for it"
         records = await gateway.completions(claims.rollout_id, count=n)
         assert {(record.status, record.finish_reason) for record in records} == {
             (CompletionStatus.OK, "stop")

@@ -76,6 +76,18 @@ def test_an_end_without_done_is_an_end() -> None:
     assert through.held() == event("a", "stop")
 
 
+def test_a_server_that_is_not_waited_for_is_spoken_for() -> None:
+    through, _ = relay()
+    through.feed(event("a", "stop"))
+    through.finish()
+    through.cut()
+    assert through.held() == event("a", "stop") + DONE
+    through, _ = relay()
+    through.feed(event("a", "stop") + DONE)
+    through.cut()
+    assert through.held() == event("a", "stop") + DONE
+
+
 def test_the_end_has_begun_once_all_alternatives_have_finished() -> None:
     through, _ = relay(choices=2)
     through.feed(event("a", "stop", 0))

@@ -6,7 +6,6 @@ acknowledged the record, so whatever the agent does next lies behind it on the l
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -238,16 +237,25 @@ class Exchange:
         )
         headers = {"content-type": answer.content_type, **_FLOWS}
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None) as remainder:
-                    while not relay.done and (chunk := await answer.read()):
-                        await self._forward(relay.feed(chunk), headers)
-                        if relay.holding and remainder.when() is None:
-                            remainder.reschedule(asyncio.get_running_loop().time() + _REMAINDER_S)
+            ended = await self._relay_all(answer, relay, headers)
             relay.finish()
         except ApiError as error:
             return self._broken_stream(error, relay, headers)
+        if not ended:
+            relay.cut()
         return Outcome(Ending.completed(), 200, headers, relay.held())
+
+    async def _relay_all(self, answer: Answer, relay: StreamRelay, headers: dict[str, str]) -> bool:
+        """Whether the stream came to its end by itself."""
+        try:
+            async with asyncio.timeout(None) as remainder:
+                while not relay.done and (chunk := await answer.read()):
+                    await self._forward(relay.feed(chunk), headers)
+                    if relay.holding and remainder.when() is None:
+                        remainder.reschedule(asyncio.get_running_loop().time() + _REMAINDER_S)
+        except TimeoutError:
+            return False
+        return True
 
     async def _forward(self, data: bytes, headers: dict[str, str]) -> None:
         call = self.call
@@ -263,6 +271,7 @@ class Exchange:
     def _broken_stream(self, error: ApiError, relay: StreamRelay, headers: dict[str, str]) -> Outcome:
         """A stream that broke after all its choices had ended is complete; a replica's error is passed on."""
         if relay.problem() is None:
+            relay.cut()
             return Outcome(Ending.completed(), 200, headers, relay.held())
         if isinstance(error, UpstreamFailed) and self._translator is None:
             return Outcome(Ending.failed(error), 200, headers, relay.held())

@@ -8,7 +8,7 @@ from leyden_gateway.errors import ApiError, MalformedAnswer, TruncatedStream, Up
 from leyden_gateway.exchange.capture import Capture
 from leyden_gateway.exchange.dialects import Translator
 from leyden_gateway.exchange.fields import MAX_DEPTH, Fields, NotJson, check_readable, encode, parse_answer
-from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, replaced
+from leyden_gateway.exchange.sse import DONE, EventTooLarge, SseEvent, SseParser, encode_event, replaced
 from leyden_gateway.exchange.training_mode import Wants
 
 _SUSPICIOUS = 2 * MAX_DEPTH
@@ -59,6 +59,11 @@ class StreamRelay:
             self._held.append(self._visible(rest))
         if problem := self.problem():
             raise problem
+
+    def cut(self) -> None:
+        """The answer has finished, and its server is not waited for to say so: clients want to hear it."""
+        if not self._told_end and self._translator is None:
+            self._held.append(encode_event(DONE))
 
     def _break(self, error: MalformedAnswer) -> None:
         self._malformed, self.done = error, True
