@@ -50,6 +50,12 @@ class Retention:
 
     async def clean(self) -> None:
         """Only delete what a crash left behind; call it before the first step."""
+        if self._settings.keep_weights and not self._settings.servers:
+            log.warning(
+                "retention_asks_no_server",
+                keep_weights=self._settings.keep_weights,
+                remedy="name the servers in LEYDEN_LEARNER_SERVERS, so that what they have loaded stays",
+            )
         with self._for_the_next_pass():
             await self._sweep()
 
