@@ -207,7 +207,8 @@ class SampleBuffer:
             before = turns.served.get(queue, 0.0)
             plan.served[queue] = before if queue in turns.contending else max(before, turns.clock)
         while active := [queue for queue, line in lines.items() if line]:
-            queue = min(active, key=lambda each: (plan.served[each], lines[each][0][0].arrived_s, each))
+            # Of two that had as much, the one whose next lies first; when that was read a crash may change.
+            queue = min(active, key=lambda each: (plan.served[each], lines[each][0][0].offset, each))
             tokens = plan.tokens + _tokens(lines[queue][0])
             if plan.members and rule.tokens and tokens > rule.tokens:
                 plan.full = True

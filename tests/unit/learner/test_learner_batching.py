@@ -185,6 +185,13 @@ def test_queues_take_turns_in_a_step() -> None:
     assert offsets(buffer.step(0.0)) == [2, 3, 4, 5]
 
 
+def test_of_two_queues_that_had_as_much_the_one_whose_next_lies_first_is_next() -> None:
+    """What was left on the log is read late, and early by a learner that goes on after a crash."""
+    rule = BatchRule(min_rollouts=1, timeout_s=1.0, rollouts=1)
+    buffer = filled(waiting(7, queue="a", at_s=1.0), waiting(3, queue="b", at_s=2.0), rule=rule)
+    assert offsets(buffer.step(9.0)) == [3]
+
+
 def test_a_queue_with_twice_the_weight_gets_twice_as_much() -> None:
     rule = BatchRule(min_rollouts=1, timeout_s=1.0, rollouts=6, weights={"gpu": 2.0})
     both = [waiting(index, queue="gpu" if index % 2 else "cpu") for index in range(24)]
