@@ -63,6 +63,8 @@ class _Open:
     owner: tuple[str, str]
     """Tenant and run."""
     timeout_s: float
+    started: int
+    """The attempt whose start was seen last."""
     between_attempts: bool = False
     ends_at: datetime | None = None
     """For sessions: when the session is over, however busy it is."""
@@ -171,7 +173,7 @@ class Assembly:
     def _apply(self, rollout: _Open, event: EventMessage, offset: int, now: datetime) -> list[Decision]:
         match event:
             case RolloutStarted():
-                return [Dropped(Drop.OUT_OF_ORDER) if rollout.is_session else Kept()]
+                return [_started_again(rollout, event)]
             case CompletionRecorded():
                 return [self._completion(rollout, event, now)]
             case SignalRecorded():
@@ -233,6 +235,7 @@ class Assembly:
             start.attempt,
             owner=(start.tenant, start.run),
             timeout_s=start.task.limits.timeout_s,
+            started=start.attempt,
         )
         return Opened(offset)
 
@@ -293,6 +296,16 @@ class Assembly:
         self._closed.add(trajectory.rollout_id, closed)
         if not rollout.ghost:
             yield Closed(rollout.offset, trajectory, signals, nbytes)
+
+
+def _started_again(rollout: _Open, event: RolloutStarted) -> Decision:
+    """Another attempt's start says nothing new; a second one of the same is somebody's mistake."""
+    if rollout.is_session:
+        return Dropped(Drop.OUT_OF_ORDER)
+    if rollout.content.starts_otherwise(event):
+        return Dropped(Drop.CONTRADICTORY)
+    repeated, rollout.started = event.attempt <= rollout.started, event.attempt
+    return Dropped(Drop.DUPLICATE) if repeated else Kept()
 
 
 def _finished(rollout: _Open, event: RolloutFinished, waiting_share: float) -> Trajectory:

@@ -64,10 +64,14 @@ class OpenRollout:
                 first = self._said.get(event.event_id)
                 return first is None or _meaning(first) != _meaning(event)
             case RolloutStarted():
-                start = self.start
-                return event.event_id == start.event_id and event.task != start.task
+                return event.event_id == self.start.event_id and self.starts_otherwise(event)
             case RolloutFinished():
                 return False
+
+    def starts_otherwise(self, event: RolloutStarted) -> bool:
+        """Whether a start is of another task or place in a group than the one that opened the rollout."""
+        start = self.start
+        return (event.task, event.group_id, event.index) != (start.task, start.group_id, start.index)
 
     def has(self, completion_id: UUID) -> bool:
         """Whether there is such a step."""

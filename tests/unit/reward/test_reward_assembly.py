@@ -109,6 +109,26 @@ def test_duplicates_are_recognised_by_event_and_by_completion() -> None:
     assert len(closed(decisions).trajectory.steps) == 1
 
 
+def test_a_second_start_of_one_attempt_is_counted_and_the_first_stands() -> None:
+    rollout = Rollout()
+    start, again, other, third = rollout.started(), rollout.started(), rollout.started(), rollout.started(3)
+    other = other.model_copy(update={"task": make_task(reference="5")})
+    completion = rollout.completion(attempt=2)
+    decisions = take(
+        Assembly(), start, again, other, completion, rollout.started(2), rollout.started(2), third
+    )
+    assert decisions == [
+        Opened(0),
+        Dropped(Drop.DUPLICATE),
+        Dropped(Drop.CONTRADICTORY),
+        Kept(),
+        Kept(),
+        Dropped(Drop.DUPLICATE),
+        Dropped(Drop.SUPERSEDED),
+        Kept(),
+    ]
+
+
 def test_a_repeated_completion_is_compared_with_its_step_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
