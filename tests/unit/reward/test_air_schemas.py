@@ -99,6 +99,8 @@ def test_all_of_json_schema_counts_at_any_depth(arguments: Any, expected: bool) 
         ({"patternProperties": {"(?=x)": {}}, "additionalProperties": False}, {"y": 1}, True),
         (a({"pattern": "^(?!x)"}), {"a": "x"}, True),
         (a({"format": "email"}), {"a": "no"}, True),
+        (a({"multipleOf": 0.01}), {"a": 19.99}, True),
+        (a({"multipleOf": 0.01}), {"a": 19.995}, False),
         ({"$schema": "http://json-schema.org/draft-07/schema#", **a({"const": 1})}, {"a": 2}, False),
         ({"$schema": "http://json-schema.org/draft-04/schema#", **a({"minimum": 1})}, {"a": 0}, False),
         (

@@ -219,6 +219,29 @@ def test_json_schema(output: Any, expected: float, feedback: str | None) -> None
     assert feedback is None or any(part in str(term.feedback) for part in feedback.split("|"))
 
 
+@pytest.mark.parametrize(
+    ("output", "factor", "expected"),
+    [
+        ("19.99", 0.01, 1.0),
+        ("0.3", 0.1, 1.0),
+        ("19.995", 0.01, 0.0),
+        ("7", 3, 0.0),
+        ("1e300", 7, 0.0),
+        ("true", 2, 1.0),
+    ],
+)
+def test_multiples_are_exact(output: str, factor: float, expected: float) -> None:
+    (term,) = json_schema(answered(output, {"multipleOf": factor}, "json_schema"))
+    assert term.value == expected
+
+
+@pytest.mark.parametrize(("output", "expected"), [('{"type": "object"}', 1.0), ('{"type": 5}', 0.0)])
+def test_a_schema_may_ask_for_a_schema(output: str, expected: float) -> None:
+    schema = {"$ref": "https://json-schema.org/draft/2020-12/schema"}
+    (term,) = json_schema(answered(output, schema, "json_schema"))
+    assert term.value == expected
+
+
 @pytest.mark.parametrize("output", ['{"x": 1e400}', '{"x": -1e400}', {"x": 10**400}, {"x": 10**5000}])
 def test_a_number_too_large_to_be_checked_is_the_agents_failure(output: Any) -> None:
     schema = {"properties": {"x": {"multipleOf": 0.5, "maximum": 10**9}}}

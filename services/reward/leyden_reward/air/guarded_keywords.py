@@ -16,6 +16,7 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 
 from leyden_platform.conversation import canonical
+from leyden_reward.multiples import multiple_of
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 LONGEST_PATTERN = 2_048
@@ -113,6 +114,7 @@ _OWN: dict[str, Keyword] = {
     "patternProperties": _pattern_properties,
     "additionalProperties": _additional_properties,
     "uniqueItems": _unique_items,
+    "multipleOf": multiple_of,
     "unevaluatedProperties": _nothing,
     "unevaluatedItems": _nothing,
 }

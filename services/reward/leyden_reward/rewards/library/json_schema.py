@@ -2,18 +2,19 @@
 
 import json
 import re
+from functools import cache
 from typing import Any, NoReturn
 
 from jsonschema import Draft202012Validator, SchemaError
-from jsonschema.validators import validator_for
-from referencing import Registry
+from jsonschema.validators import extend, validator_for
+from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 from referencing.exceptions import Unresolvable
 
+from leyden_reward.multiples import multiple_of
 from leyden_reward.rewards.library.texts import TaskFault, code_in, reference_of
 from leyden_schemas import RewardTerm, Trajectory
 from leyden_schemas.rewards import JsonSchema, params_of
 
-_NOTHING_ELSE: Registry[Any] = Registry()
 DEEPEST = 100
 """Levels of nesting beyond which an answer is wrong, whatever the schema says."""
 
@@ -21,7 +22,8 @@ DEEPEST = 100
 def json_schema(trajectory: Trajectory) -> list[RewardTerm]:
     """1 when the output, JSON text (fenced or not) or a value, is valid, else 0 with the fault as feedback.
 
-    References to other documents are never fetched. Raises ``TaskFault`` for what is no schema.
+    The schemas of JSON Schema itself may be referred to; other documents are never fetched. Raises
+    ``TaskFault`` for what is no schema.
     """
     schema = params_of(trajectory.task.reward, JsonSchema).schema_
     schema = reference_of(trajectory) if schema is None else schema
@@ -39,15 +41,13 @@ def problem_of(output: Any, schema: Any) -> str | None:
     except SchemaError as error:
         raise TaskFault(f"json_schema: the schema is wrong: {error.message[:500]}") from None
     try:
-        value = (
-            json.loads(code_in(output, "json"), parse_constant=_refuse) if isinstance(output, str) else output
-        )
+        value = _read(output) if isinstance(output, str) else output
     except (ValueError, RecursionError) as error:
         return f"not JSON: {error}"[:500]
     if _deeper_than(value, DEEPEST):
         return f"nested deeper than {DEEPEST} levels"
     try:
-        fault = next(kind(schema, registry=_NOTHING_ELSE).iter_errors(value), None)
+        fault = next(_exact(kind)(schema, registry=REGISTRY).iter_errors(value), None)
     except (Unresolvable, RecursionError) as error:
         raise TaskFault(f"json_schema: the schema refers to what is not in it: {error}"[:500]) from None
     except re.error as error:
@@ -55,6 +55,11 @@ def problem_of(output: Any, schema: Any) -> str | None:
     except (ArithmeticError, ValueError):  # 1e400 is JSON, and infinite here
         return "a number in it is too large"
     return None if fault is None else f"{fault.json_path}: {fault.message}"[:500]
+
+
+@cache
+def _exact(kind: Any) -> Any:
+    return extend(kind, {"multipleOf": multiple_of})  # type: ignore[no-untyped-call]
 
 
 def _read(text: str) -> Any:
