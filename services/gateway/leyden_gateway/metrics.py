@@ -185,8 +185,9 @@ class Served(NamedTuple):
 NOBODY = Served()
 
 _VERSIONS = 256
-"""Versions on replicas that latencies are kept of, because a version is served for hours and there is always
-a next one: beyond it the one that answered longest ago ends."""
+"""Versions on replicas that series are kept of, because a version is served for hours and there is always
+a next one: beyond it those of the one that answered longest ago end."""
+_BY_SERVED = (BYTES, FIRST_TOKEN_SECONDS, RECORDED, RETRIES, SPOOLED, TOKENS, UPSTREAM_SECONDS)
 
 
 class Latencies:
@@ -204,10 +205,16 @@ class Latencies:
             self._known[served] = found
             if len(self._known) > self._kept:
                 oldest, _ = self._known.popitem(last=False)
-                UPSTREAM_SECONDS.remove(*oldest)
-                FIRST_TOKEN_SECONDS.remove(*oldest)
+                _forget(oldest)
         self._known.move_to_end(served)
         return found
+
+
+def _forget(served: Served) -> None:
+    for metric in _BY_SERVED:
+        metric.remove_by_labels(served._asdict())
+    _bytes.cache_clear()
+    _recorded.cache_clear()
 
 
 latencies = Latencies().of

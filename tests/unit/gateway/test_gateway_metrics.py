@@ -40,6 +40,23 @@ def test_the_latencies_of_those_who_answered_last_are_kept() -> None:
     assert sample("upstream_seconds_count", second) == 1, "it begins anew"
 
 
+def test_what_else_is_counted_of_a_version_ends_with_its_latencies() -> None:
+    kept = Latencies(kept=1)
+    gone, stays = (Served.by(f"counted-{uuid4()}", 1, "http://r") for _ in range(2))
+    fine = {"status": "ok", "untrainable": ""}
+    for served in (gone, stays, gone):
+        kept.of(served)
+        metrics.count_recorded(record(served), 100, prompt=True)
+        metrics.count_bytes("request", 7, served)
+        metrics.RETRIES.labels(*served, "502").inc()
+    assert sample("recorded_total", stays, **fine) is None
+    assert sample("tokens_total", stays, kind="prompt") is None
+    assert sample("bytes_total", stays, direction="request") is None
+    assert sample("upstream_retries_total", stays, reason="502") is None
+    assert sample("recorded_total", gone, **fine) == 1, "it began anew"
+    assert sample("bytes_total", gone, direction="request") == 7
+
+
 def record(served: Served) -> dict[str, Any]:
     return {
         "policy": served.policy,
