@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,16 +16,13 @@ from typing import Protocol, TypeVar
 
 import structlog
 import uvloop
-from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsError
 
+from leyden_platform.environment import BadSettings, LoadedT, read_settings, unread
 from leyden_platform.ops import OpsServer
 from leyden_platform.settings import ServiceSettings
 from leyden_platform.telemetry import configure_logging, configure_tracing
 
 log = structlog.get_logger(__name__)
-
-_FIELD = re.compile(r'field "(\w+)"')
 
 
 class Component(Protocol):
@@ -91,7 +87,6 @@ async def _finish(task: "asyncio.Task[None]", stop: asyncio.Event, timeout_s: fl
 
 
 SettingsT = TypeVar("SettingsT", bound=ServiceSettings)
-LoadedT = TypeVar("LoadedT", bound=BaseSettings)
 
 
 def main(
@@ -103,6 +98,8 @@ def main(
     settings = load_settings(settings_type)
     configure_logging(name, settings.log)
     configure_tracing(name)
+    for variable in unread(settings_type):
+        log.warning("setting_unknown", service=name, variable=variable, remedy="correct or remove it")
 
     async def serve() -> None:
         stop = asyncio.Event()
@@ -130,39 +127,7 @@ def collect_rarely() -> None:
 def load_settings(settings_type: type[LoadedT]) -> LoadedT:
     """Settings from the environment; a bad value ends the process with the variable's name and the fix."""
     try:
-        return settings_type()
-    except ValidationError as error:
-        prefix = _prefix(settings_type, error.title)
-        for item in error.errors(include_url=False, include_input=False):
-            variable = prefix + ("__".join(str(part) for part in item["loc"]).upper() or "*")
-            sys.stderr.write(f"{variable}: {item['msg'].removeprefix('Value error, ')}\n")
+        return read_settings(settings_type)
+    except BadSettings as error:
+        sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    except SettingsError as error:
-        variable = _variable_of(settings_type, str(error))
-        why = f'not JSON, which is ["a", "b"] for a list and {{"a": 1}} for a table ({error.__cause__})'
-        sys.stderr.write(f"{variable}: {why}\n")
-        sys.exit(2)
-
-
-def _variable_of(settings_type: type[BaseSettings], text: str) -> str:
-    """The variable that is set and holds the field that pydantic's ``text`` is about."""
-    field = _FIELD.search(text)
-    name = field[1].upper() if field else "*"
-    prefixes = [group.model_config.get("env_prefix", "") for group in _groups(settings_type)]
-    there = {variable.upper() for variable in os.environ}
-    return next((prefix + name for prefix in prefixes if prefix + name in there), prefixes[0] + name)
-
-
-def _prefix(settings_type: type[BaseSettings], failed: str) -> str:
-    """The prefix of the settings class named ``failed``: the service's own, or that of a shared group."""
-    for group in _groups(settings_type):
-        if group.__name__ == failed:
-            return group.model_config.get("env_prefix", "")
-    return ""
-
-
-def _groups(settings_type: type[BaseSettings]) -> list[type[BaseSettings]]:
-    """A settings class and those of its shared groups."""
-    fields = [field.annotation for field in settings_type.model_fields.values()]
-    shared = [group for group in fields if isinstance(group, type) and issubclass(group, BaseSettings)]
-    return [settings_type, *shared]

@@ -4,27 +4,32 @@ A service's own settings subclass ``ServiceSettings`` with ``env_prefix="LEYDEN_
 shared groups as fields, so that ``LEYDEN_KAFKA_BOOTSTRAP`` means the same everywhere.
 """
 
-from pydantic import Field, SecretStr, field_validator
+import logging
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class KafkaSettings(BaseSettings):
     """How to reach the log (``LEYDEN_KAFKA_…``)."""
 
-    model_config = SettingsConfigDict(env_prefix="LEYDEN_KAFKA_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_KAFKA_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     bootstrap: str = Field(default="localhost:9092", description="host:port[,host:port…]")
-    security_protocol: str = Field(
-        default="PLAINTEXT", description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"
-    )
-    sasl_mechanism: str = "PLAIN"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     ca_file: str | None = Field(
         default=None, description="PEM file of the authority that signed the brokers."
     )
     idempotent: bool = Field(default=True, description="Idempotent producer; off where the broker lacks it.")
-    compression: str | None = Field(default="lz4", description="lz4, zstd, gzip, snappy or empty for none")
+    compression: Literal["lz4", "zstd", "gzip", "snappy", ""] | None = Field(
+        default="lz4", description="Empty for none."
+    )
     max_message_bytes: int = Field(default=8 * 1024 * 1024, gt=0, description="Largest message produced.")
     request_timeout_s: float = Field(default=30.0, gt=0)
     session_timeout_s: float = Field(
@@ -32,11 +37,21 @@ class KafkaSettings(BaseSettings):
     )
     replication_factor: int = Field(default=1, ge=1, description="For topics that Leyden creates.")
 
+    @model_validator(mode="after")
+    def _has_credentials(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError(
+                f"{self.security_protocol} needs LEYDEN_KAFKA_SASL_USERNAME and LEYDEN_KAFKA_SASL_PASSWORD"
+            )
+        return self
+
 
 class DatabaseSettings(BaseSettings):
     """How to reach Postgres (``LEYDEN_DATABASE_…``)."""
 
-    model_config = SettingsConfigDict(env_prefix="LEYDEN_DATABASE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="LEYDEN_DATABASE_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     url: SecretStr = Field(
         default=SecretStr("postgresql+asyncpg://leyden:leyden@localhost:5432/leyden"),
@@ -48,10 +63,10 @@ class DatabaseSettings(BaseSettings):
 
     @field_validator("url")
     @classmethod
-    def _is_of_asyncpg(cls, value: SecretStr) -> SecretStr:
-        if not value.get_secret_value().startswith("postgresql+asyncpg://"):
+    def _names_the_driver(cls, url: SecretStr) -> SecretStr:
+        if not url.get_secret_value().startswith("postgresql+asyncpg://"):
             raise ValueError("write postgresql+asyncpg://user:password@host:port/database")
-        return value
+        return url
 
 
 class OpsSettings(BaseSettings):
@@ -70,6 +85,13 @@ class LogSettings(BaseSettings):
 
     level: str = "INFO"
     json_lines: bool = Field(default=True, description="False for coloured lines on a terminal.")
+
+    @field_validator("level")
+    @classmethod
+    def _is_a_level(cls, level: str) -> str:
+        if level.upper() not in logging.getLevelNamesMapping():
+            raise ValueError("use DEBUG, INFO, WARNING, ERROR or CRITICAL")
+        return level
 
 
 class CatalogueSettings(BaseSettings):

@@ -61,7 +61,7 @@ class RunnerSettings(ServiceSettings):
         default=HttpUrl("http://localhost:8000"), description="Where agents reach the gateway."
     )
     concurrency: int = Field(default=16, ge=1, le=4096, description="Rollouts executed at once.")
-    queues: list[str] = Field(
+    queues: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]] = Field(
         default_factory=lambda: [BASE_QUEUE],
         min_length=1,
         description='Queues to serve as JSON; "default" is leyden.tasks.v1, "gpu" is leyden.tasks.v1.gpu.',

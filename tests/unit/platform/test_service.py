@@ -2,17 +2,27 @@
 
 import asyncio
 import socket
+from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 from starlette.applications import Starlette
 
+from leyden_platform.environment import BadSettings, read_settings, unread
 from leyden_platform.http import HttpServer, PortInUse
+from leyden_platform.messaging.connection import client_options
+from leyden_platform.messaging.errors import MessagingError
 from leyden_platform.ops import OpsServer
 from leyden_platform.service import DrainTimedOut, load_settings, run_components
-from leyden_platform.settings import CatalogueSettings, DatabaseSettings, OpsSettings, ServiceSettings
+from leyden_platform.settings import (
+    CatalogueSettings,
+    DatabaseSettings,
+    KafkaSettings,
+    OpsSettings,
+    ServiceSettings,
+)
 from leyden_platform.tokens import TokenSettings
 
 SETTINGS = ServiceSettings(ops=OpsSettings(host="127.0.0.1", port=0), drain_timeout_s=5)
@@ -153,3 +163,65 @@ def test_a_value_that_cannot_be_read_is_named_with_what_to_write(
     told = capsys.readouterr().err
     assert told.startswith(f"{variable}: {text}")
     assert "secret" not in told
+
+
+class Engine(BaseModel):
+    args: list[str] = Field(default_factory=list)
+    mode: str = "on"
+
+
+class Composed(ServiceSettings):
+    model_config = SettingsConfigDict(env_prefix="LEYDEN_COMPOSED_", env_nested_delimiter="__")
+    token: TokenSettings = Field(default_factory=TokenSettings)
+    names: list[str] = Field(default_factory=list)
+    engine: Engine = Field(default_factory=Engine)
+
+
+@pytest.fixture
+def composed(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that ``Composed`` can be read from, to spoil."""
+    monkeypatch.setenv("LEYDEN_TOKEN_SECRET", "s" * 32)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("LEYDEN_COMPOSED_NAMES", "a,secret", "LEYDEN_COMPOSED_NAMES: not JSON, which is"),
+        ("LEYDEN_COMPOSED_ENGINE__ARGS", "secret", "LEYDEN_COMPOSED_ENGINE__ARGS: not JSON, which is"),
+        ("LEYDEN_KAFKA_SECURITY_PROTOCOL", "secret", "LEYDEN_KAFKA_SECURITY_PROTOCOL: Input should be"),
+        ("LEYDEN_KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "needs LEYDEN_KAFKA_SASL_USERNAME and"),
+        ("LEYDEN_KAFKA_COMPRESSION", "secret", "LEYDEN_KAFKA_COMPRESSION: Input should be"),
+        ("LEYDEN_LOG_LEVEL", "secret", "LEYDEN_LOG_LEVEL: use DEBUG, INFO"),
+    ],
+)
+def test_what_is_wrong_is_told_by_name_and_without_its_value(
+    composed: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    composed.setenv(variable, value)
+    composed.setenv("LEYDEN_COMPOSED_ENGINE__MODE", "not JSON, and need not be")
+    with pytest.raises(BadSettings) as caught:
+        read_settings(Composed)
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    assert "secret" not in str(caught.value)
+
+
+def test_a_refused_url_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEYDEN_DATABASE_URL", "postgresql://leyden:secret@postgres/leyden")
+    with pytest.raises(ValidationError) as raw:
+        DatabaseSettings()
+    assert "secret@" not in str(raw.value)
+
+
+def test_variables_that_nobody_reads_are_named(composed: pytest.MonkeyPatch) -> None:
+    for variable in ("NAMES", "ENGINE__MODE", "KAFKA__BOOTSTRAP", "NAME", "ENGIN__MODE"):
+        composed.setenv(f"LEYDEN_COMPOSED_{variable}", "[]")
+    assert unread(Composed) == ["LEYDEN_COMPOSED_ENGIN__MODE", "LEYDEN_COMPOSED_NAME"]
+    assert unread(ServiceSettings) == []
+
+
+def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    settings = KafkaSettings(security_protocol="SSL", ca_file=str(tmp_path / "ca.crt"))
+    with pytest.raises(MessagingError, match=r"LEYDEN_KAFKA_CA_FILE: .*ca\.crt"):
+        client_options(settings)

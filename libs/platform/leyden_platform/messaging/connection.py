@@ -5,6 +5,7 @@ from typing import Any
 
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
+from leyden_platform.messaging.errors import MessagingError
 from leyden_platform.settings import KafkaSettings
 
 
@@ -16,7 +17,7 @@ def client_options(settings: KafkaSettings) -> dict[str, Any]:
         "client_id": "leyden",
     }
     if settings.security_protocol.endswith("SSL"):
-        options["ssl_context"] = ssl.create_default_context(cafile=settings.ca_file)
+        options["ssl_context"] = _context(settings)
     if settings.security_protocol.startswith("SASL"):
         password = settings.sasl_password
         options |= {
@@ -40,15 +41,21 @@ def broker_options(settings: KafkaSettings) -> dict[str, Any]:
 
 def _security(settings: KafkaSettings) -> BaseSecurity | None:
     uses_ssl = settings.security_protocol.endswith("SSL")
-    context = ssl.create_default_context(cafile=settings.ca_file) if uses_ssl else None
+    context = _context(settings) if uses_ssl else None
     if not settings.security_protocol.startswith("SASL"):
         return BaseSecurity(context, use_ssl=True) if uses_ssl else None
     kinds = {"PLAIN": SASLPlaintext, "SCRAM-SHA-256": SASLScram256, "SCRAM-SHA-512": SASLScram512}
-    if settings.sasl_mechanism not in kinds:
-        raise ValueError(
-            f"LEYDEN_KAFKA_SASL_MECHANISM: {settings.sasl_mechanism!r}; use one of {', '.join(kinds)}"
-        )
     password = settings.sasl_password.get_secret_value() if settings.sasl_password else ""
     return kinds[settings.sasl_mechanism](
         username=settings.sasl_username or "", password=password, ssl_context=context, use_ssl=uses_ssl
     )
+
+
+def _context(settings: KafkaSettings) -> ssl.SSLContext:
+    """Raises ``MessagingError`` when the authority's certificate cannot be read."""
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as error:
+        raise MessagingError(
+            f"LEYDEN_KAFKA_CA_FILE: {settings.ca_file} is no PEM certificate that can be read: {error}"
+        ) from error
