@@ -1,10 +1,12 @@
 """The command line: help worth reading, and errors that are one sentence with a remedy."""
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,8 @@ COMMANDS = [
     "topics create",
     "models",
     "models import",
+    "models list",
+    "feedback",
 ]
 
 
@@ -77,6 +81,18 @@ def test_help(command: str, leyden: Leyden) -> None:
         (["demo", "--model", "gpt"], 2, "'gpt' is not one of 'seed',"),
         (["demo", "--heldout", "5001"], 1, "at most 5000 held-out tasks"),
         (["up", "--model", "nowhere", "--agent", "default=a:b"], 1, "nowhere is not a folder"),
+        (["up", "--policy", "mine"], 1, "--policy, --reward and --path go with --model or --agent"),
+        (["up", "--reward", "mine=a:b"], 1, "--policy, --reward and --path go with --model or --agent"),
+        (["status", "--dir", "stdin"], 2, "is a file"),
+        (["submit", "stdin", "--dir", "stdin"], 2, "is a file"),
+        (["submit", "stdin", "--queue", "a b"], 2, "a queue's name has letters, digits"),
+        (["topics", "create", "--queue", "a/b"], 2, "a queue's name has letters, digits"),
+        (["feedback", "--session", "a"], 1, "or give --gateway URL"),
+        (
+            ["feedback", "--session", "a", "--gateway", "http://127.0.0.1:1"],
+            1,
+            "--api-key, or LEYDEN_API_KEY",
+        ),
         (["up", "--model", ".", "--agent", "default"], 1, "write --agent NAME=package.module:function"),
         (["topics", "create", "--kafka", "127.0.0.1:1"], 1, "127.0.0.1:1"),
         (["models", "list", "calculator", "--registry", "http://127.0.0.1:1"], 1, "did not answer"),
@@ -109,6 +125,32 @@ def test_submit_checks_every_line_before_publishing(leyden: Leyden) -> None:
         "nothing was published",
     ):
         assert said in result.err
+
+
+def test_the_version_is_that_of_the_package(leyden: Leyden) -> None:
+    assert leyden("--version").out.strip() == version("leyden")
+
+
+@pytest.mark.parametrize("command", ["submit stdin", "topics create", "replay --dry-run"])
+def test_a_bad_variable_is_told_by_its_name(
+    command: str, leyden: Leyden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEYDEN_KAFKA_SECURITY_PROTOCOL", "TLS")
+    result = leyden(*command.split(), stdin=TASK_LINE)
+    assert (result.status, "Traceback" in result.err) == (1, False)
+    assert "LEYDEN_KAFKA_SECURITY_PROTOCOL: Input should be 'PLAINTEXT'," in result.err
+
+
+def test_submit_refuses_what_is_not_text(leyden: Leyden, tmp_path: Path) -> None:
+    (tmp_path / "tasks.jsonl").write_bytes(b"\xff\xfe")
+    result = leyden("submit", "tasks.jsonl", "--kafka", "127.0.0.1:1")
+    assert (result.status, "tasks.jsonl is not UTF-8" in result.err) == (1, True)
+
+
+def test_status_is_told_to_scripts_too(leyden: Leyden) -> None:
+    result = leyden("status", "--json")
+    assert json.loads(result.out) == {"phase": "stopped", "processes": {}, "endpoints": {}}
+    assert result.status == 3
 
 
 def test_submit_refuses_an_empty_file(leyden: Leyden) -> None:

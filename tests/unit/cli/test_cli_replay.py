@@ -42,7 +42,7 @@ def run(*options: str) -> tuple[int, str]:
         (["--dry-run", "--reward", "numeric", "--params", '{"tolerence": 1}'], "tolerance"),
         (["--dry-run", "--params", "{}"], "which is missing"),
         (["--dry-run", "--set", "AIR=1"], "write LEYDEN_NAME=VALUE"),
-        (["--dry-run", "--set", "LEYDEN_REWARD_AIR_CAP=-1"], "air_cap"),
+        (["--dry-run", "--set", "LEYDEN_REWARD_AIR_CAP=-1"], "LEYDEN_REWARD_AIR_CAP:"),
     ],
 )
 def test_options_that_cannot_be_meant(

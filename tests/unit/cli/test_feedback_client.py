@@ -123,4 +123,4 @@ def test_the_command(gateway: Gateway) -> None:
 def test_the_command_says_what_is_wrong(gateway: Gateway, tmp_path: Any) -> None:
     run = CliRunner().invoke(app, ["feedback", "--session", "s", "--dir", str(tmp_path), "--api-key", KEY])
     assert isinstance(run.exception, Failed)
-    assert "say where the gateway is" in str(run.exception)
+    assert "or give --gateway URL" in str(run.exception)

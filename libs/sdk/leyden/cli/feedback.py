@@ -1,12 +1,11 @@
 """``leyden feedback``: say what became of a session, from a shell."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from leyden.cli.console import Failed, local_stack, output
+from leyden.cli.console import DEFAULT_DIRECTORY, Directory, Failed, local_stack, no_stack, output
 
 
 def register(app: typer.Typer) -> None:
@@ -31,13 +30,18 @@ def feedback(
     api_key: Annotated[
         str | None, typer.Option(envvar="LEYDEN_API_KEY", help="An API key of the gateway.")
     ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")] = Path(".leyden"),
+    directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
     """Record feedback on production traffic, or the end of a session."""
     from leyden.feedback_client import FeedbackFailed
     from leyden.feedback_client import feedback as give
 
-    state = None if gateway else local_stack(directory)
+    if gateway is None:
+        if (state := local_stack(directory)) is None:
+            raise no_stack(directory, "--gateway URL")
+        gateway = state.endpoints.gateway
+    if not api_key:
+        raise Failed("give an API key of the gateway: --api-key, or LEYDEN_API_KEY")
     try:
         told = give(
             session=session,
@@ -48,7 +52,7 @@ def feedback(
             correction=correction,
             comment=comment,
             finish=finish,
-            url=gateway or (state.endpoints.gateway if state else None),
+            url=gateway,
             api_key=api_key,
         )
     except FeedbackFailed as error:

@@ -1,5 +1,6 @@
 """``leyden models``: policies, versions and aliases in the registry."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from leyden.cli.console import Failed, local_stack, output
+from leyden.cli.console import DEFAULT_DIRECTORY, Directory, Failed, local_stack, no_stack, output
 from leyden.registry import RegistryClient, RegistryFailed
 from leyden.uploading import upload
 
@@ -16,8 +17,6 @@ Registry = Annotated[
     str | None,
     typer.Option("--registry", envvar="LEYDEN_REGISTRY_URL", help="Its URL. Default: the stack in --dir."),
 ]
-Directory = Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")]
-DEFAULT_DIRECTORY = Path(".leyden")
 
 
 def _client(registry: str | None, directory: Path) -> RegistryClient:
@@ -25,7 +24,7 @@ def _client(registry: str | None, directory: Path) -> RegistryClient:
         return RegistryClient(registry)
     if state := local_stack(directory):
         return RegistryClient(state.endpoints.registry)
-    raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --registry URL")
+    raise no_stack(directory, "--registry URL")
 
 
 @app.command("import")
@@ -103,6 +102,9 @@ def _policy_version(text: str) -> tuple[str, int]:
 @app.command("list")
 def show(
     policy: Annotated[str, typer.Argument(help="The policy.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="All that the registry knows of each, for scripts.")
+    ] = False,
     registry: Registry = None,
     directory: Directory = DEFAULT_DIRECTORY,
 ) -> None:
@@ -111,6 +113,9 @@ def show(
         versions = _client(registry, directory).versions(policy)["versions"]
     except RegistryFailed as error:
         raise Failed(escape(str(error))) from None
+    if as_json:
+        typer.echo(json.dumps(versions))
+        return
     table = Table()
     for column in ("version", "aliases", "step", "reward", "artifact"):
         table.add_column(column)

@@ -21,7 +21,18 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from leyden.cli.console import Failed, errors, local_stack, needs, output
+from leyden.cli.console import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Failed,
+    broker,
+    errors,
+    kafka_settings,
+    local_stack,
+    needs,
+    no_stack,
+    output,
+)
 
 if TYPE_CHECKING:
     from leyden_platform.settings import KafkaSettings
@@ -122,7 +133,7 @@ def replay(
         str | None,
         typer.Option(envvar="LEYDEN_KAFKA_BOOTSTRAP", help="host:port. Default: the stack in --dir."),
     ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")] = Path(".leyden"),
+    directory: Directory = DEFAULT_DIRECTORY,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Log every rollout, as the services do.")
     ] = False,
@@ -139,11 +150,10 @@ def replay(
         raise typer.BadParameter("name the stream to write, or give --dry-run", param_hint="--into")
     name = into or "dry-run"
     with needs("replay"), _environment(setting or [], None if kafka else directory), _plain_errors():
-        from leyden_platform.settings import KafkaSettings
         from leyden_replay import report
         from leyden_replay.tables import headline
 
-        connection = _connection(kafka, directory)
+        connection = broker(kafka, directory)
         request = _request(
             {
                 "name": name,
@@ -165,10 +175,10 @@ def replay(
                 else estimator,
                 "air_weight": air_weight,
             },
-            connection or KafkaSettings(),
+            connection or kafka_settings(None),
         )
         if connection is None:
-            raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --kafka host:port")
+            raise no_stack(directory, "--kafka host:port")
         folder = reports / f"replay-{name}"
         report.prepare(folder)
         try:
@@ -251,18 +261,6 @@ def _json(text: str | None, option: str) -> Any:
     return value
 
 
-def _connection(kafka: str | None, directory: Path) -> "KafkaSettings | None":
-    """The broker named, or the embedded one of a local stack, which has no idempotent producer; else None."""
-    from leyden_platform.settings import KafkaSettings
-
-    settings = KafkaSettings()
-    if kafka:
-        return settings.model_copy(update={"bootstrap": kafka})
-    if state := local_stack(directory):
-        return settings.model_copy(update={"bootstrap": state.endpoints.kafka, "idempotent": False})
-    return None
-
-
 @contextmanager
 def _environment(pairs: list[str], directory: Path | None) -> Iterator[None]:
     """The settings of a local stack's services, then those of ``--set``, while the replay's are read."""
@@ -303,7 +301,10 @@ def _of_stack(directory: Path) -> dict[str, str]:
 def _plain_errors() -> Iterator[None]:
     """Turn what a replay raises into sentences and exit statuses."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
+    from leyden_credit.settings import CreditSettings
+    from leyden_platform.environment import problems
     from leyden_platform.messaging import MessagingError
     from leyden_replay.definitions import UnknownReward
     from leyden_replay.edges import BadEdge
@@ -312,14 +313,14 @@ def _plain_errors() -> Iterator[None]:
     from leyden_replay.stream import BadName, OtherDefinitions
     from leyden_replay.stretch import NothingThere, RangeGone
     from leyden_reward.rewards.workers import CatalogueError
+    from leyden_reward.settings import RewardSettings
 
     try:
         yield
     except (BadEdge, BadName, UnknownReward) as error:
         raise typer.BadParameter(str(error)) from None
-    except ValidationError as error:
-        told = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise typer.BadParameter("; ".join(told)) from None
+    except (ValidationError, SettingsError) as error:
+        raise typer.BadParameter("; ".join(problems(error, RewardSettings, CreditSettings))) from None
     except (
         CatalogueError,
         MessagingError,

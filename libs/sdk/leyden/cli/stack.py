@@ -1,26 +1,32 @@
 """``leyden up | status | logs | down | demo``: the embedded stack on this machine."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from leyden.cli.console import Failed, output
+from leyden.cli.console import DEFAULT_DIRECTORY, Failed, output
 
 if TYPE_CHECKING:
     from leyden_local.config import StackConfig
     from leyden_local.state import StackState
 
 Directory = Annotated[
-    Path, typer.Option("--dir", help="Folder of the stack's state, logs, database and checkpoints.")
+    Path,
+    typer.Option(
+        "--dir", file_okay=False, help="Folder of the stack's state, logs, database and checkpoints."
+    ),
 ]
-DEFAULT_DIRECTORY = Path(".leyden")
+
+CALCULATOR = "calculator"
+NO_STACK = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -70,18 +76,18 @@ def _pairs(values: list[str], form: str) -> dict[str, str]:
 
 def up(
     directory: Directory = DEFAULT_DIRECTORY,
-    policy: Annotated[str, typer.Option(help="Name of the policy to serve and train.")] = "calculator",
+    policy: Annotated[str, typer.Option(help="Name of the policy to serve and train.")] = CALCULATOR,
     model: Annotated[
         Path | None,
         typer.Option(help="Hugging Face folder that becomes its version 0. Default: the calculator's seed."),
     ] = None,
     agent: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=package.module:function, called with a task's input. Repeatable."),
+        typer.Option(help="NAME=module:function, called with a task's input. Repeatable."),
     ] = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=package.module:function, called with a trajectory. Repeatable."),
+        typer.Option(help="NAME=module:function, called with a trajectory. Repeatable."),
     ] = None,
     path: Annotated[list[Path] | None, typer.Option(help="Folder with your modules. Repeatable.")] = None,
     train: Annotated[bool, typer.Option(help="Run a learner; --no-train only serves and records.")] = True,
@@ -107,6 +113,11 @@ def up(
             "settings": _pairs(setting or [], "--set LEYDEN_NAME=VALUE"),
         }
         if model is None and not agent:
+            if policy != CALCULATOR or reward or path:
+                raise Failed(
+                    "--policy, --reward and --path go with --model or --agent; without these the calculator "
+                    "example is served"
+                )
             config = calculator(_repository(), directory, **changes)
         else:
             agents = _pairs(agent or [], "--agent NAME=package.module:function")
@@ -120,7 +131,7 @@ def up(
                 **changes,
             )
         state = _start(config, stack.running(directory) is not None)
-    _show(state)
+        _show(state, stack.readiness(state))
 
 
 def _start(config: "StackConfig", again: bool) -> "StackState":
@@ -147,7 +158,10 @@ def _repository() -> Path:
     )
 
 
-def status(directory: Directory = DEFAULT_DIRECTORY) -> None:
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, for scripts.")] = False,
+    directory: Directory = DEFAULT_DIRECTORY,
+) -> None:
     """Show whether the stack runs, where to reach it, and which services are ready.
 
     Exit status 0 when all is ready, 1 when something is not, 3 when no stack runs.
@@ -156,18 +170,35 @@ def status(directory: Directory = DEFAULT_DIRECTORY) -> None:
         from leyden_local import stack
 
         state = stack.running(directory)
+        if state is None and as_json:
+            typer.echo(json.dumps({"phase": "stopped", "processes": {}, "endpoints": {}}))
+            raise typer.Exit(NO_STACK)
         if state is None:
             output.print(f"No stack runs in {directory}. Start one with: leyden up")
             if (last := stack.last_error(directory)) is not None:
                 output.print(f"The last one failed: {last}", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(3)
-    raise typer.Exit(0 if _show(state) else 1)
+            raise typer.Exit(NO_STACK)
+        readiness = stack.readiness(state)
+    if as_json:
+        typer.echo(json.dumps(_told(state, readiness)))
+    else:
+        _show(state, readiness)
+    raise typer.Exit(0 if state.phase == "running" and all(map(_well, readiness.values())) else 1)
 
 
-def _show(state: "StackState") -> bool:
-    from leyden_local import stack
+def _well(readiness: str) -> bool:
+    return readiness in ("ready", "up")
 
-    readiness = stack.readiness(state)
+
+def _told(state: "StackState", readiness: dict[str, str]) -> dict[str, Any]:
+    processes = {
+        name: {"pid": process.pid, "restarts": process.restarts, "state": readiness[name]}
+        for name, process in state.processes.items()
+    }
+    return {"phase": state.phase, "processes": processes, "endpoints": state.endpoints.model_dump()}
+
+
+def _show(state: "StackState", readiness: dict[str, str]) -> None:
     table = Table(title=f"stack: {state.phase}")
     for column in ("process", "pid", "restarts", "state"):
         table.add_column(column)
@@ -176,7 +207,6 @@ def _show(state: "StackState") -> bool:
     output.print(table)
     for name, address in state.endpoints.model_dump().items():
         output.print(f"{name:10} {address}", highlight=False)
-    return state.phase == "running" and all(text in ("ready", "up") for text in readiness.values())
 
 
 def logs(

@@ -9,7 +9,17 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.progress import track
 
-from leyden.cli.console import Failed, errors, local_stack, needs, output
+from leyden.cli.console import (
+    DEFAULT_DIRECTORY,
+    Directory,
+    Failed,
+    broker,
+    checked_queues,
+    errors,
+    needs,
+    no_stack,
+    output,
+)
 from leyden_schemas import Task, Topics, new_id
 
 if TYPE_CHECKING:
@@ -24,12 +34,15 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    file: Annotated[typer.FileText, typer.Argument(help="One task a line, as JSON; - reads standard input.")],
+    file: Annotated[
+        typer.FileText,
+        typer.Argument(encoding="utf-8", help="One task a line, as JSON; - reads standard input."),
+    ],
     kafka: Annotated[
         str | None,
         typer.Option(envvar="LEYDEN_KAFKA_BOOTSTRAP", help="host:port. Default: the stack in --dir."),
     ] = None,
-    directory: Annotated[Path, typer.Option("--dir", help="Folder of a local stack.")] = Path(".leyden"),
+    directory: Directory = DEFAULT_DIRECTORY,
     queue: Annotated[str | None, typer.Option(help="Publish to leyden.tasks.v1.QUEUE.")] = None,
     run: Annotated[str | None, typer.Option(help="Set the run of tasks that name none.")] = None,
 ) -> None:
@@ -38,7 +51,11 @@ def submit(
     A line is what any Kafka client may send to leyden.tasks.v1, for example
     {"input": {"question": "3 + 4 * 5"}, "reference": "23", "policy": "calculator", "samples": 8}
     """
-    tasks = _read(file, run)
+    checked_queues([queue] if queue else [])
+    try:
+        tasks = _read(file, run)
+    except UnicodeDecodeError as error:
+        raise Failed(f"{escape(file.name)} is not UTF-8 ({error.reason}); nothing was published") from None
     asyncio.run(_publish(tasks, _connection(kafka, directory), queue))
     output.print(f"Published {len(tasks)} tasks, {sum(task.samples for task in tasks)} rollouts.")
 
@@ -66,15 +83,9 @@ def _read(file: typer.FileText, run: str | None) -> list[Task]:
 
 
 def _connection(kafka: str | None, directory: Path) -> "KafkaSettings":
-    """The broker named, or the embedded one of a local stack, which has no idempotent producer."""
-    from leyden_platform.settings import KafkaSettings
-
-    settings = KafkaSettings()
-    if kafka:
-        return settings.model_copy(update={"bootstrap": kafka})
-    if state := local_stack(directory):
-        return settings.model_copy(update={"bootstrap": state.endpoints.kafka, "idempotent": False})
-    raise Failed(f"no stack runs in {directory}; start one with leyden up, or give --kafka host:port")
+    if (connection := broker(kafka, directory)) is None:
+        raise no_stack(directory, "--kafka host:port")
+    return connection
 
 
 async def _publish(tasks: list[Task], settings: "KafkaSettings", queue: str | None) -> None:
@@ -87,7 +98,9 @@ async def _publish(tasks: list[Task], settings: "KafkaSettings", queue: str | No
     try:
         await publisher.start()
         chunks = [named[i : i + CHUNK] for i in range(0, len(named), CHUNK)]
-        for chunk in track(chunks, "publishing", console=errors, transient=True):
+        for chunk in track(
+            chunks, "publishing", console=errors, transient=True, disable=not errors.is_terminal
+        ):
             await publisher.publish(*chunk, topic=topic)
     except MessagingError as error:
         raise Failed(escape(str(error))) from None

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from leyden.cli.console import Failed, needs, output
+from leyden.cli.console import Failed, checked_queues, kafka_settings, needs, output
 from leyden_schemas import Topic, Topics
 
 app = typer.Typer(help="The Kafka topics of the product.", no_args_is_help=True)
@@ -36,14 +36,11 @@ def create(
     """
     with needs("messaging"):
         from leyden_platform.messaging import MessagingError, ensure_topics
-        from leyden_platform.settings import KafkaSettings
 
-    settings = KafkaSettings()
-    if kafka:
-        settings = settings.model_copy(update={"bootstrap": kafka})
+    settings = kafka_settings(kafka)
     queues = [
         Topic(f"{base.name}.{name}", base.partitions)
-        for name in queue or []
+        for name in checked_queues(queue or [])
         for base in (Topics.TASKS, Topics.ROLLOUTS)
     ]
     try:
