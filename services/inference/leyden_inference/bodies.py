@@ -12,8 +12,21 @@ from leyden_inference.errors import RequestRefused
 ResultT = TypeVar("ResultT")
 
 
+BODY_TIMEOUT_S = 60.0
+"""Longest time for a request's body to arrive."""
+
+
 async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body. Raises ``RequestRefused`` with status 413 beyond the limit."""
+    """The whole body. Raises ``RequestRefused``: status 413 beyond the limit, 408 when it does not arrive."""
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            return await _read(request, limit_bytes)
+    except TimeoutError:
+        text = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+        raise RequestRefused(text, status=408) from None
+
+
+async def _read(request: Request, limit_bytes: int) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part

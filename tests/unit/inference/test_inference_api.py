@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from leyden_inference import bodies
 from leyden_inference.api import Api, encoded
 from leyden_inference.batch import BatchLimits
 from leyden_inference.engine import Engine
@@ -337,6 +338,20 @@ async def test_a_failure_of_our_own_is_told_in_the_clients_language(
     monkeypatch.setattr(Serving, "find", fail)
     response = await http.post("/v1/chat/completions", json=CHAT)
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+
+
+async def test_a_body_that_does_not_arrive_is_given_up(
+    base_url: str, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "BODY_TIMEOUT_S", 0.2)
+    host, port = base_url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    answer = await asyncio.wait_for(reader.readuntil(b"}}"), DEADLINE_S)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"did not arrive within 0.2 s" in answer
+    writer.close()
+    assert (await http.get("/health")).status_code == 200
 
 
 async def test_models_and_health(http: httpx.AsyncClient, client: openai.AsyncOpenAI) -> None:
