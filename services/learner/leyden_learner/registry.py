@@ -105,7 +105,10 @@ class RegistryClient:
         path, body = f"/v1/policies/{policy}/versions/{version}/retire", {"reason": reason, "actor": actor}
         response = await self._answer("POST", path, body)
         if response.status_code == httpx.codes.CONFLICT:
-            return str(response.json()["error"].get("reason", "in_use"))
+            try:
+                return str(response.json()["error"].get("reason", "in_use"))
+            except (ValueError, TypeError, KeyError, AttributeError):
+                raise RegistryRefused(f"POST {path}: {response.text[:500]}") from None
         _json_of("POST", path, response)
         return None
 

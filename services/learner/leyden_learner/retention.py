@@ -12,7 +12,7 @@ import structlog
 
 from leyden_learner import metrics
 from leyden_learner.archive import Archive
-from leyden_learner.registry import RegistryClient
+from leyden_learner.registry import RegistryClient, RegistryRefused
 from leyden_learner.repository import Checkpoint, CheckpointRepository
 from leyden_learner.settings import LearnerSettings
 from leyden_platform.messaging import Unavailable
@@ -41,7 +41,7 @@ class Retention:
         self._stripped: set[str] = set()
 
     async def __call__(self) -> None:
-        """One pass; what is away, or does not let itself be deleted, is left for the next."""
+        """One pass; what is away, or does not let itself be deleted, is left for the next one."""
         with self._for_the_next_pass():
             known = await self._sweep()
             await self._strip(known[self._settings.keep_trainer_states :])
@@ -63,7 +63,7 @@ class Retention:
     def _for_the_next_pass(self) -> Iterator[None]:
         try:
             yield
-        except (Unavailable, StoreFailed, OSError) as error:
+        except (Unavailable, RegistryRefused, StoreFailed, OSError) as error:
             self._count("postponed")
             log.warning("retention_postponed", error=str(error))
 

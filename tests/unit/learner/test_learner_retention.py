@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 
 from leyden_learner.archive import FolderArchive
 from leyden_learner.checkpoints import CheckpointStore
-from leyden_learner.registry import RegistryClient
+from leyden_learner.registry import RegistryClient, RegistryRefused
 from leyden_learner.repository import Checkpoint
 from leyden_learner.retention import Retention
 from leyden_learner.servers import ServersSilent, loaded_versions
@@ -175,6 +175,20 @@ async def test_what_is_away_postpones_and_nothing_is_deleted(world: World, away:
     world.registry.away = away == "registry"
     if away == "servers":
         world.ask = silent  # type: ignore[method-assign]
+    await world.run()
+    assert world.left() == [1, 2, 3, 4, 5]
+    assert world.counted("postponed") == 1
+
+
+async def test_a_registry_that_refuses_to_retire_postpones_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training does not end because an old version may not go."""
+
+    async def refuse(_client: RegistryClient, *_args: object, **_kwargs: object) -> str | None:
+        raise RegistryRefused("POST …/retire: 405")
+
+    monkeypatch.setattr(RegistryClient, "retire", refuse)
     await world.run()
     assert world.left() == [1, 2, 3, 4, 5]
     assert world.counted("postponed") == 1
