@@ -419,6 +419,7 @@ async def test_a_streamed_message_begins_and_ends_as_the_protocol_has_it(on: Sta
     assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     assert set(kinds[2:-3]) == {"content_block_delta"}
     assert events[-2]["delta"]["stop_reason"] == "end_turn"
+    assert events[0]["message"]["usage"] == {"input_tokens": 4, "output_tokens": 0}
     assert events[-2]["usage"] == {"input_tokens": 4, "output_tokens": 5}
 
 

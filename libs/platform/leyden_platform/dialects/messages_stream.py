@@ -129,8 +129,15 @@ class MessagesStream:
             return []
         self._started = True
         self._model = answers.model_of(chunk, self._request)
-        usage = answers.usage_of(self._usage) | {"output_tokens": 0}
+        usage = self._usage_before(chunk) | {"output_tokens": 0}
         return [{"type": "message_start", "message": answers.message(self._id, self._model, [], usage)}]
+
+    def _usage_before(self, chunk: JsonObject) -> JsonObject:
+        """Tokens in, which servers that give the prompt's ids tell with their first chunk."""
+        ids = chunk.get("prompt_token_ids")
+        if self._usage is None and isinstance(ids, list):
+            return answers.usage_of({"prompt_tokens": len(ids)})
+        return answers.usage_of(self._usage)
 
     def _take(self, delta: JsonObject) -> None:
         if thought := answers.thought_of(delta):
