@@ -151,6 +151,18 @@ async def test_a_full_disk_leaves_nothing(place: Place) -> None:
     assert not list(place.store.folder.iterdir())
 
 
+async def test_what_somebody_else_put_there_stays(bucket: Bucket, tmp_path: Path) -> None:
+    """A copy of a checkpoint for safe keeping, or notes: a sweep must not take them for what a crash left."""
+    store, root = CheckpointStore(tmp_path / "here", "tiny", "default"), bucket.folder("checkpoints")
+    for name in ("step-000001-1a2b3c4d.bak", "step-best", "notes"):
+        (store.folder / name).mkdir(parents=True)
+        await root.child(name).write("config.json", b"{}")
+    for archive in (FolderArchive(store), ObjectArchive(store, root, unfinished_after_s=0)):
+        assert await archive.names() == []
+        assert await archive.delete_unknown(await archive.names()) == []
+    assert len(list(store.folder.iterdir())) == len(await root.folders()) == 3
+
+
 async def test_an_upload_without_its_end_is_no_checkpoint(bucket: Bucket, tmp_path: Path) -> None:
     """``kill -9`` in the middle of an upload, whose prefix may still be somebody's."""
     store = CheckpointStore(tmp_path / "here", "tiny", "default")

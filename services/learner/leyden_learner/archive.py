@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from leyden_learner.checkpoints import CheckpointStore
+from leyden_learner.checkpoints import CheckpointStore, is_ours
 from leyden_platform.artifacts import IncompleteArtifact, artifact_path, is_trainer_state
 from leyden_platform.objects import MANIFEST, Manifest, ObjectFolder, fetch_whole, upload_artifact
 
@@ -27,7 +27,7 @@ class Archive(Protocol):
         ...
 
     async def names(self) -> list[str]:
-        """Everything that is there, finished or not."""
+        """Everything of ours that is there, finished or not."""
         ...
 
     async def delete(self, name: str) -> None:
@@ -110,8 +110,8 @@ class ObjectArchive:
         return folder
 
     async def names(self) -> list[str]:
-        """Every prefix."""
-        return await self._root.folders()
+        """Every prefix that a checkpoint was, or is being, uploaded below."""
+        return [name for name in await self._root.folders() if is_ours(name)]
 
     async def delete(self, name: str) -> None:
         """The manifest goes first, and with it the checkpoint."""

@@ -5,6 +5,7 @@ Free of torch: what goes into a folder is written by a callback.
 
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from leyden_platform.probe import PROBE_FILE
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 _STEP = "step-"
+_NAME = re.compile(r"step-\d{6,}-[0-9a-f]{8}")
 _UNFINISHED = ".unfinished-"
 _LOCK = ".lock"
 
@@ -87,7 +89,7 @@ class CheckpointStore:
         """Finished checkpoints."""
         if not self._folder.is_dir():
             return []
-        return sorted(entry.name for entry in self._folder.iterdir() if entry.name.startswith(_STEP))
+        return sorted(entry.name for entry in self._folder.iterdir() if is_ours(entry.name))
 
     def remove_unfinished(self) -> list[str]:
         """Delete what a crash left half-written or half-deleted. Acquire first."""
@@ -105,6 +107,11 @@ class CheckpointStore:
     def delete_trainer_state(self, name: str) -> None:
         """What a trainer would go on from; the weights stay."""
         shutil.rmtree(self._folder / name / TRAINER_STATE, ignore_errors=True)
+
+
+def is_ours(name: str) -> bool:
+    """Whether ``write`` gives such names; whatever else lies beside its folders is not to be touched."""
+    return _NAME.fullmatch(name) is not None
 
 
 def described_by(base: Path) -> list[Path]:
