@@ -44,7 +44,7 @@ class CreditSettings(ServiceSettings):
         "reward less this one is the advantage. None: they are not trained on.",
     )
     deadline_s: float = Field(
-        default=600.0, gt=0, description="A group is closed this long after its first trajectory."
+        default=600.0, gt=0, le=1e9, description="A group is closed this long after its first trajectory."
     )
     remember: int = Field(
         default=10_000,

@@ -20,11 +20,12 @@ class SessionSettings(BaseSettings):
     session_idle_s: float = Field(
         default=3600.0,
         gt=0,
+        le=1e9,
         description="A session is over after this long without a completion, by the time of the log. Not "
         "less than LEYDEN_GATEWAY_DELTA_HORIZON_S, or later prompts may lean on earlier ones.",
     )
     session_longest_s: float = Field(
-        default=14_400.0, gt=0, description="And after this long however busy it is."
+        default=14_400.0, gt=0, le=1e9, description="And after this long however busy it is."
     )
     session_close_on: list[str] = Field(
         default_factory=list,
@@ -42,11 +43,15 @@ class SessionSettings(BaseSettings):
     feedback_horizon_s: float = Field(
         default=7 * 86_400.0,
         gt=0,
+        le=1e9,
         description="How far back the log is read for a rollout that feedback came late to, when nothing "
         "says where it is.",
     )
     history_timeout_s: float = Field(
-        default=120.0, gt=0, description="Longest reading of the log's past at once; then it is given up."
+        default=120.0,
+        gt=0,
+        le=1e9,
+        description="Longest reading of the log's past at once; then it is given up.",
     )
 
     @field_validator("feedback_scales")

@@ -29,6 +29,7 @@ class RewardSettings(ServiceSettings):
     grace_s: float = Field(
         default=60.0,
         gt=0,
+        le=1e9,
         description="A rollout is given up after timeout_s * max_attempts of its task plus this.",
     )
     remember: int = Field(
@@ -40,10 +41,11 @@ class RewardSettings(ServiceSettings):
         le=64,
         description="Processes that run reward functions; up to four times as many while calls are slow.",
     )
-    deadline_s: float = Field(default=30.0, gt=0, description="Longest run of one reward function.")
+    deadline_s: float = Field(default=30.0, gt=0, le=1e9, description="Longest run of one reward function.")
     startup_s: float = Field(
         default=60.0,
         gt=0,
+        le=1e9,
         description="Longest start of the workers, importing the user's functions included.",
     )
     memory_mb: int | None = Field(
@@ -58,6 +60,7 @@ class RewardSettings(ServiceSettings):
     ranking_deadline_s: float = Field(
         default=300.0,
         gt=0,
+        le=1e9,
         description="A group is ranked this long after its first rollout, complete or not.",
     )
     max_reward: float = Field(

@@ -233,6 +233,12 @@ async def test_settings_choose_the_estimator_by_policy(monkeypatch: pytest.Monke
     assert {sample.estimator for sample in bench.samples} == {"return_to_go"}
 
 
+@pytest.mark.parametrize("seconds", [float("inf"), 1e12, float("nan"), 0.0])
+def test_a_deadline_that_no_calendar_holds_ends_the_start(seconds: float) -> None:
+    with pytest.raises(ValidationError, match="deadline_s"):
+        CreditSettings(deadline_s=seconds)
+
+
 @pytest.mark.parametrize("policy", ["calculator@3", "calculator#serving"])
 def test_an_estimator_for_a_version_alone_is_refused(policy: str) -> None:
     with pytest.raises(ValidationError, match="give the policy's name alone"):

@@ -49,6 +49,29 @@ def test_rules_that_do_not_fit_are_refused(settings: dict[str, Any], said: str) 
         RewardSettings(**settings)
 
 
+@pytest.mark.parametrize("seconds", ["inf", "1e12", "nan", "0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GRACE_S",
+        "DEADLINE_S",
+        "STARTUP_S",
+        "RANKING_DEADLINE_S",
+        "SESSION_IDLE_S",
+        "SESSION_LONGEST_S",
+        "FEEDBACK_HORIZON_S",
+        "HISTORY_TIMEOUT_S",
+        "JUDGE_DEADLINE_S",
+    ],
+)
+def test_a_time_that_no_calendar_holds_ends_the_start(
+    name: str, seconds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"LEYDEN_REWARD_{name}", seconds)
+    with pytest.raises(ValidationError, match=name.lower().removeprefix("judge_")):
+        RewardSettings()
+
+
 def test_rules_of_the_users_have_weights_too() -> None:
     settings = RewardSettings(
         air_weights={"mine": 0.5, "tool_call_failed": 0.0, "recovered_error": 0.0},

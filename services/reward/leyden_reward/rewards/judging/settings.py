@@ -20,7 +20,7 @@ class JudgeSettings(BaseSettings):
     api_key: SecretStr | None = Field(default=None, description="Sent as a bearer token.")
     concurrency: int = Field(default=8, ge=1, le=1024, description="Calls at once.")
     deadline_s: float = Field(
-        default=120.0, gt=0, description="Longest wait for a verdict: queue, calls and retries."
+        default=120.0, gt=0, le=1e9, description="Longest wait for a verdict: queue, calls and retries."
     )
     attempts: int = Field(
         default=4, ge=1, le=10, description="Calls for one verdict: after 429, 5xx, no answer, no verdict."
