@@ -81,6 +81,12 @@ def crashes(trajectory):
     import ctypes
     ctypes.string_at(0)
 
+KEPT = []
+
+def keeps(trajectory):
+    KEPT.append(bytearray(300 * 2**20))
+    return float(len(KEPT))
+
 def hoards(trajectory):
     return float(len(bytearray(10**10)))
 
@@ -202,6 +208,21 @@ async def test_memory_is_bounded_and_a_crash_is_told(catalogue: CatalogueSetting
         assert isinstance(await workers.grade("right", TRAJECTORY), Graded)
     finally:
         await workers.stop()
+
+
+async def test_what_a_function_keeps_from_call_to_call_is_not_missing_for_ever(
+    catalogue: CatalogueSettings,
+) -> None:
+    workers = RewardWorkers(catalogue, count=1, memory_mb=800)
+    await workers.start()
+    try:
+        verdicts = [await workers.grade("keeps", TRAJECTORY) for _ in range(8)]
+    finally:
+        await workers.stop()
+    kept = [verdict.terms[0].value if isinstance(verdict, Graded) else verdict.reason for verdict in verdicts]
+    assert kept[:2] == [1.0, 2.0]
+    lost = kept.index(Reason.RAISED)
+    assert kept[lost + 1 : lost + 3] == [1.0, 2.0]
 
 
 async def test_what_is_printed_goes_to_the_verdict_or_the_log_and_not_to_our_output(

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, TypeVar
 
 from leyden_reward.air import own_worker
 from leyden_reward.air.own_worker import OwnRule, own_rule
@@ -48,6 +48,7 @@ class Report:
 
 
 T = TypeVar("T")
+R = TypeVar("R")
 RULE = "rule "
 """In front of the names of the user's intermediate rules, which may be called like a reward."""
 
@@ -140,11 +141,18 @@ def report() -> Report:
     return Report(dict(_broken), deadlines, {rule.name: rule for rule in rules})
 
 
-def grade(name: str, trajectory_json: bytes, max_reward: float) -> tuple[Verdict, str]:
-    """Call the function; return what its result amounts to, and the end of what it printed.
-
-    Whatever it raises is a refusal.
+class Answered(NamedTuple, Generic[R]):
+    """What a call amounts to, the end of what it printed, and whether this process ran out of memory: what a
+    function keeps from call to call would be missing in every later one.
     """
+
+    judged: R
+    printed: str
+    spent: bool
+
+
+def grade(name: str, trajectory_json: bytes, max_reward: float) -> Answered[Verdict]:
+    """Call the function; whatever it raises is a refusal."""
 
     def judge(loaded: Loaded) -> Verdict:
         value = loaded.function(_trajectory(trajectory_json))
@@ -152,17 +160,17 @@ def grade(name: str, trajectory_json: bytes, max_reward: float) -> tuple[Verdict
             value = asyncio.run(value)
         return verdict(value, by=loaded.by, max_reward=max_reward)
 
-    return _answer(name, judge), _printed[-1].take()
+    return _answer(name, judge)
 
 
-def measure(name: str, trajectory_json: bytes) -> tuple[list[float] | Refused, str]:
+def measure(name: str, trajectory_json: bytes) -> Answered[list[float] | Refused]:
     """The same for an intermediate rule: what it sees in each step."""
 
     def judge(loaded: Loaded) -> list[float] | Refused:
         trajectory = _trajectory(trajectory_json)
         return own_worker.judged(own_worker.call(loaded.function, trajectory), trajectory, by=loaded.by)
 
-    return _answer(name, judge), _printed[-1].take()
+    return _answer(name, judge)
 
 
 def _trajectory(trajectory_json: bytes) -> Trajectory:
@@ -170,18 +178,22 @@ def _trajectory(trajectory_json: bytes) -> Trajectory:
     return trajectory
 
 
-def _answer(name: str, judge: Callable[[Loaded], T]) -> T | Refused:
+def _answer(name: str, judge: Callable[[Loaded], T]) -> Answered[T | Refused]:
     if name not in _loaded:
-        return Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}")
-    loaded = _loaded[name]
+        refused = Refused(Reason.RAISED, f"cannot be imported: {_broken.get(name, name)}")
+        return Answered(refused, _printed[-1].take(), spent=False)
+    loaded, spent = _loaded[name], False
+    judged: T | Refused
     try:
-        return judge(loaded)
+        judged = judge(loaded)
     except TaskFault as error:
-        return Refused(Reason.PARAMS, str(error))
+        judged = Refused(Reason.PARAMS, str(error))
     except SystemExit as error:
-        return Refused(Reason.EXITED, f"{loaded.by} called sys.exit({error.code!r})")
+        judged = Refused(Reason.EXITED, f"{loaded.by} called sys.exit({error.code!r})")
     except BaseException as error:  # noqa: BLE001 - user code: whatever it raises is the verdict
-        return Refused(Reason.RAISED, f"{loaded.by} raised {_explained(error)}")
+        spent = isinstance(error, MemoryError)
+        judged = Refused(Reason.RAISED, f"{loaded.by} raised {_explained(error)}")
+    return Answered(judged, _printed[-1].take(), spent)
 
 
 def _explained(error: BaseException) -> str:

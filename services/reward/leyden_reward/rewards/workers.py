@@ -153,7 +153,7 @@ class RewardWorkers:
         self,
         name: str,
         trajectory: Trajectory,
-        function: Callable[..., tuple[T | Refused, str]],
+        function: Callable[..., worker.Answered[T | Refused]],
         *arguments: Any,
     ) -> T | Refused:
         await self._begin()
@@ -165,10 +165,10 @@ class RewardWorkers:
         began, deadline_s = time.monotonic(), self._deadlines_s.get(name, self._deadline_s)
         try:
             pool = self._working(pool)
-            judged, printed = await self._call(
-                pool, deadline_s, function, name, encode(trajectory), *arguments
-            )
-            return _told(judged, printed, name, trajectory)
+            answered = await self._call(pool, deadline_s, function, name, encode(trajectory), *arguments)
+            if answered.spent and not self._stopping:
+                pool = self._replaced(pool, "memory")
+            return _told(answered.judged, answered.printed, name, trajectory)
         except TimeoutError:
             metrics.WORKERS_LOST.labels("timed_out").inc()
             return Refused(
@@ -228,11 +228,12 @@ class RewardWorkers:
         The dead one leaves the list before it is joined: joined twice, it would close its pipes twice.
         """
         self._unless_stopping()
-        if pool.active:
-            return pool
-        metrics.WORKERS_LOST.labels("idle").inc()
+        return pool if pool.active else self._replaced(pool, "idle")
+
+    def _replaced(self, pool: ProcessPool, why: str) -> ProcessPool:
+        metrics.WORKERS_LOST.labels(why).inc()
         self._pools[self._pools.index(pool)] = fresh = self._pool()
-        self._beside(asyncio.to_thread(pool.join))
+        self._beside(_end(pool))
         return fresh
 
     def _unless_stopping(self) -> None:
