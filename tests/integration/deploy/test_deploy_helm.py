@@ -360,6 +360,39 @@ def test_keda_watches_the_group_that_the_runner_joins(rendered: dict[str, list[R
     assert "replicas" not in find(rendered["production"], "Deployment", "-gateway")["spec"]
 
 
+@pytest.mark.parametrize(("ca", "kinds"), [("", 1), ("kafka-ca", 2)])
+def test_keda_is_given_what_it_needs_to_trust_and_no_empty_list(
+    render: Callable[..., str], ca: str, kinds: int
+) -> None:
+    """TLS with a public authority needs nothing beside; an authentication of nothing would be refused."""
+    tls = f"runner.keda.enabled=true,kafka.securityProtocol=SSL,kafka.caSecret={ca}"
+    resources = _resources(render("minimal", "--set", tls))
+    (trigger,) = find(resources, "ScaledObject")["spec"]["triggers"]
+    assert trigger["metadata"]["tls"] == "enable"
+    assert ("authenticationRef" in trigger) == bool(ca)
+    assert len([item for item in resources if "keda.sh" in item["apiVersion"]]) == kinds
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "unsaid"),
+    [
+        ("policy=shop", "cp ./FOLDER rel-leyden-learner-0:/var/lib/leyden/checkpoints/first", "--to"),
+        ("checkpoints.url=s3://bucket/leyden", "--to s3://bucket/leyden", "kubectl -n agents cp"),
+        ("registry.enabled=false", "leyden.tasks.v1", "models import"),
+        ("gateway.enabled=false", "models import", "/v1\n"),
+    ],
+)
+def test_notes_say_what_to_do_next(
+    output: Callable[..., str], helm: Path, values: str, said: str, unsaid: str
+) -> None:
+    """For what was installed, and for where its weights lie."""
+    file = CHART / "ci/minimal-values.yaml"
+    dry = ("install", "rel", CHART, "--dry-run=client", "--namespace", "agents", "-f", file)
+    notes = output(helm, *dry, "--set", values).partition("NOTES:")[2]
+    assert said in notes
+    assert unsaid not in notes
+
+
 def test_only_those_who_must_reach_inference(rendered: dict[str, list[Resource]]) -> None:
     """An agent in a runner's pod must not sample unrecorded, nor move aliases."""
     policies = {
