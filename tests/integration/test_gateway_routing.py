@@ -357,7 +357,7 @@ async def test_external_models_answer_callers_of_every_protocol(
         await gateway.publish_policy(versions=[1], serving=1)
         for path, body in (
             ("responses", {"input": HELLO}),
-            ("messages", {"messages": HELLO, "max_tokens": 9}),
+            ("messages", {"messages": HELLO, "max_tokens": 9, "thinking": {"type": "disabled"}}),
             ("completions", {"prompt": "hello"}),
         ):
             claims = gateway.claims()
@@ -373,6 +373,7 @@ async def test_external_models_answer_callers_of_every_protocol(
             assert record.request["model"] == "judge"
             assert record.response
             assert record.response["model"] == "gpt-4.1"
+            assert "chat_template_kwargs" not in judge.requests[-1], "OpenAI's servers would refuse it"
         assert not stubs[0].requests
 
 

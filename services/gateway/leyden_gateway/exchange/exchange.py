@@ -34,7 +34,7 @@ from leyden_gateway.exchange.dialects import Dialect, Translator, plain
 from leyden_gateway.exchange.fields import Fields, NotJson, check_readable, encode, parse, value
 from leyden_gateway.exchange.relay import StreamRelay
 from leyden_gateway.exchange.sse import encode_event
-from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched
+from leyden_gateway.exchange.training_mode import Prepared, prepare, untouched, without_templates
 from leyden_gateway.recording.record import Call, Ending, records
 from leyden_gateway.recording.recorder import Recorder
 from leyden_gateway.recording.retries import Retries
@@ -166,6 +166,8 @@ class Exchange:
             self._translator = dialect.translator(plain(call.request), call.completion_id)
         if dialect.operation or self._external is not None:
             call.untrainable = dialect.operation or "external"
+            if self._external is not None:
+                asked = without_templates(asked, call.request)
             return untouched(asked, dialect.upstream_path)
         protocol = Protocol.COMPLETIONS if dialect.protocol is Protocol.COMPLETIONS else Protocol.CHAT
         prepared = prepare(asked, call.attribution.claims, protocol)

@@ -120,6 +120,15 @@ def prepare(request: Fields, claims: RolloutClaims | None, protocol: Protocol = 
     )
 
 
+_TEMPLATES = ("add_generation_prompt", "chat_template_kwargs", "continue_final_message")
+"""What translated requests say to chat templates: servers elsewhere refuse fields that they do not know."""
+
+
+def without_templates(request: Fields, given: Fields) -> Fields:
+    """A translated request for a server that may have no chat template; what was given as such stays."""
+    return {name: raw for name, raw in request.items() if name not in _TEMPLATES or name in given}
+
+
 def untouched(request: Fields, path: str) -> Prepared:
     """The request as it is, for servers and operations from which no tokens are captured.
 
