@@ -211,6 +211,14 @@ async def test_other_routes(admin: httpx.AsyncClient, method: str, path: str, st
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/replicas", "GET, HEAD"), ("/pause", "GET, HEAD, POST"), ("/resume", "POST")]
+)
+async def test_another_method_is_told_which_to_use(admin: httpx.AsyncClient, path: str, allowed: str) -> None:
+    answer = await admin.request("DELETE", path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+
+
 def test_without_a_token_there_is_no_admin_port(
     controls: Controls, capfd: pytest.CaptureFixture[str]
 ) -> None:

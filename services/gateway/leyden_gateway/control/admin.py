@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from leyden_gateway.attribution.credentials import bearer
 from leyden_gateway.attribution.named import agent_or_none
@@ -206,9 +206,14 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     where = f"{request.method} {request.url.path[:200]}"
     if isinstance(error, HTTPException) and error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method").split(", ")
-        return await _refuse(request, MethodNotAllowed(where, allowed))
+        return await _refuse(request, MethodNotAllowed(where, _allowed(request)))
     return await _refuse(request, NoSuchRoute(f"{where}: no such admin route"))
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of a path, each of which is a route."""
+    here = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in here for method in route.methods or ()})
 
 
 async def _internal_error(request: Request, _error: Exception) -> Response:
