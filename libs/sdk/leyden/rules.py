@@ -27,8 +27,8 @@ def rule(*, weight: float, at_most: float = 1.0, deadline_s: float | None = None
 
     ``weight`` is the reward of one unit: below 0 for blame, above for praise, which fades as the outcome
     arrives. ``at_most`` is how many units count in one rollout. Name a second parameter to get the
-    ``Trajectory`` too. Raises ``TypeError`` or ``ValueError``, when the module is imported, for what the
-    service could not use.
+    ``Trajectory`` too; one with a default keeps it, unless it is called ``trajectory``. Raises ``TypeError``
+    or ``ValueError``, when the module is imported, for what the service could not use.
     """
     mark = RuleMark(weight, at_most, deadline_s)
     _check(mark)

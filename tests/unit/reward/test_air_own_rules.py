@@ -1,6 +1,7 @@
 """Rules of the user's: run in processes, bounded, and harmless when they fail."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from leyden_platform.settings import CatalogueSettings
 from leyden_platform.testing.rollouts import make_step, make_task, make_trajectory
 from leyden_platform.testing.talks import Talk
 from leyden_reward.air.own import OwnRules
-from leyden_reward.air.own_worker import OwnRule
+from leyden_reward.air.own_worker import OwnRule, takes_the_trajectory
 from leyden_reward.air.shaping import Shaping
 from leyden_reward.decisions import Closed
 from leyden_reward.rewards.grading import Grader
@@ -106,6 +107,24 @@ def shouting() -> Trajectory:
         talk.says(text)
     task = make_task(reference="4", reward=RewardSpec(name="shouts"))
     return make_trajectory(steps=talk.steps, task=task, final=[])
+
+
+def alone(turns: object) -> None: ...
+def option(turns: object, least: int = 5) -> None: ...
+def wanted(turns: object, rollout: Trajectory) -> None: ...
+def maybe(turns: object, trajectory: Trajectory | None = None) -> None: ...
+def any_number(*given: object) -> None: ...
+def by_name(turns: object, *, trajectory: Trajectory | None = None) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("rule", "takes"),
+    [(alone, False), (option, False), (wanted, True), (maybe, True), (any_number, True), (by_name, False)],
+)
+def test_a_second_parameter_gets_the_trajectory_unless_it_is_an_option(
+    rule: Callable[..., None], takes: bool
+) -> None:
+    assert takes_the_trajectory(rule) is takes
 
 
 async def test_rules_are_measured_in_processes_and_bounded(tmp_path: Path) -> None:

@@ -40,12 +40,14 @@ def call(function: Callable[..., Any], trajectory: Trajectory) -> Any:
 
 
 def takes_the_trajectory(function: Callable[..., Any]) -> bool:
-    """Whether it can be called with two arguments."""
+    """Whether it can be called with two arguments, and the second is no option of its own with a default."""
+    signature = inspect.signature(function)
     try:
-        inspect.signature(function).bind(None, None)
+        signature.bind(None, None)
     except TypeError:
         return False
-    return True
+    second = list(signature.parameters.values())[1:2]
+    return not second or second[0].default is second[0].empty or second[0].name == "trajectory"
 
 
 def judged(value: Any, trajectory: Trajectory, *, by: str) -> list[float] | Refused:
