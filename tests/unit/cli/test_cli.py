@@ -141,6 +141,15 @@ def test_a_bad_variable_is_told_by_its_name(
     assert "LEYDEN_KAFKA_SECURITY_PROTOCOL: Input should be 'PLAINTEXT'," in result.err
 
 
+def test_settings_of_the_shell_that_a_stack_does_not_see_are_named(
+    leyden: Leyden, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEYDEN_GATEWAY_API_KEYS", "{}")
+    monkeypatch.setenv("LEYDEN_GATEWAY_URL", "http://127.0.0.1:1")
+    result = leyden("up", "--model", "nowhere")
+    assert "not handed to the services: LEYDEN_GATEWAY_API_KEYS; give them with --set" in result.err
+
+
 def test_submit_refuses_what_is_not_text(leyden: Leyden, tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_bytes(b"\xff\xfe")
     result = leyden("submit", "tasks.jsonl", "--kafka", "127.0.0.1:1")

@@ -1,6 +1,8 @@
 """``leyden up | status | logs | down | demo``: the embedded stack on this machine."""
 
 import json
+import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from leyden.cli.console import DEFAULT_DIRECTORY, Failed, output
+from leyden.cli.console import DEFAULT_DIRECTORY, Failed, errors, output
+from leyden_platform.environment import CLIENTS
 
 if TYPE_CHECKING:
     from leyden_local.config import StackConfig
@@ -27,6 +30,9 @@ Directory = Annotated[
 
 CALCULATOR = "calculator"
 NO_STACK = 3
+SERVICE_SETTING = re.compile(
+    "LEYDEN_(GATEWAY|RUNNER|REWARD|CREDIT|LEARNER|REGISTRY|INFERENCE|CATALOGUE|DATABASE|OBJECTS)_"
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -112,6 +118,7 @@ def up(
             "kafka_port": kafka_port,
             "settings": _pairs(setting or [], "--set LEYDEN_NAME=VALUE"),
         }
+        _tell_ignored()
         if model is None and not agent:
             if policy != CALCULATOR or reward or path:
                 raise Failed(
@@ -132,6 +139,17 @@ def up(
             )
         state = _start(config, stack.running(directory) is not None)
         _show(state, stack.readiness(state))
+
+
+def _tell_ignored() -> None:
+    """A setting in the shell that changes nothing would be a riddle."""
+    ignored = sorted(name for name in os.environ if SERVICE_SETTING.match(name) and name not in CLIENTS)
+    if ignored:
+        errors.print(
+            f"leyden: not handed to the services: {', '.join(ignored)}; give them with --set NAME=VALUE",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _start(config: "StackConfig", again: bool) -> "StackState":
@@ -309,6 +327,7 @@ def demo(
         from leyden_local.demo.run import run_demo
         from leyden_local.demo.scenarios import SCENARIOS
 
+        _tell_ignored()
         scenario = SCENARIOS[model]
         options = scenario.choose(
             examples=examples or _repository() / "examples",
