@@ -58,9 +58,9 @@ class Member:
     index: int
     revision: int
     states: tuple[bytes | None, ...]
-    transcript: Transcript
-    packed: bytes
-    """The trajectory without its steps."""
+    transcript: Transcript = field(compare=False)
+    packed: bytes = field(compare=False)
+    """The trajectory without its steps. Equal ones may be packed differently, because packing learns."""
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
