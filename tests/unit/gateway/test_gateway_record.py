@@ -195,6 +195,17 @@ def test_numbers_too_large_for_a_log_probability() -> None:
     assert one(Ending.completed(), captured).logprobs == []
 
 
+@pytest.mark.parametrize(
+    ("reason", "untrainable"), [("stop", None), ("length", None), ("abort", "aborted"), ("error", "aborted")]
+)
+def test_what_the_replica_gave_up_is_untrainable(reason: str, untrainable: str | None) -> None:
+    captured = capture()
+    captured.choices[0].finish_reason = reason
+    record = one(Ending.completed(), captured)
+    assert (record.finish_reason, record.untrainable) == (reason, untrainable)
+    assert list(record.token_ids) == [5, 6], "they were sampled all the same"
+
+
 def test_an_unknown_version_is_untrainable() -> None:
     record = one(Ending.completed(), capture(), call(choice=None, policy="calculator#serving"))
     assert (record.untrainable, record.policy, record.version) == ("unknown_version", "calculator", None)

@@ -23,6 +23,8 @@ Record = dict[str, Any]
 """The fields of a ``CompletionRecorded``; values are plain, or raw JSON text."""
 
 _EMPTY = Raw(b"[]")
+_GIVEN_UP = ("abort", "error")
+"""Finish reasons of vLLM and SGLang for what they stopped themselves: the agent went on from a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ def untrainable(
         return "no_token_ids"
     if trouble:
         return trouble
+    if choice.finish_reason in _GIVEN_UP:
+        return "aborted"
     if _counted(capture) not in (None, sum(c.sampled for c in capture.choices.values())):
         return "token_count_mismatch"
     return None
