@@ -59,7 +59,7 @@ def planned(job: Job) -> Job:
     plans = loaded(job["plans"])
     report: Job = {"fault": None, "pieces": []}
     try:
-        job["kinds"] = [plans["kind_of"](piece, job["entry_point"]) for piece in job["pieces"]]
+        job["kinds"] = plans["kinds_of"](job["pieces"], job["entry_point"])
     except plans["Fault"] as fault:
         report["fault"] = str(fault)
     return report

@@ -21,6 +21,14 @@ class Fault(ValueError):
     """Tests that cannot tell right code from wrong; the text says why."""
 
 
+def kinds_of(pieces: list[str], entry_point: str | None) -> list[str]:
+    """The kind of every piece. Raises ``Fault``, also when none of them does anything."""
+    kinds = [kind_of(piece, entry_point) for piece in pieces]
+    if set(kinds) == {"itself"} and all(map(_is_idle, pieces)):
+        raise Fault("they call and assert nothing")
+    return kinds
+
+
 def kind_of(piece: str, entry_point: str | None) -> str:
     """``tests`` for a piece that has some, ``check`` where HumanEval's waits to be called, else ``itself``.
 
@@ -47,6 +55,12 @@ def kind_of(piece: str, entry_point: str | None) -> str:
     if defines and not any(map(_acts, _running(tree.body))):
         raise Fault("they have no test function, no TestCase with tests, and assert nothing")
     return "itself"
+
+
+def _is_idle(piece: str) -> bool:
+    """Whether a piece, such as one of imports, would do the same for any code."""
+    doing = (ast.Call, ast.Assert, ast.Raise)
+    return not any(isinstance(node, doing) for node in _running(ast.parse(piece).body))
 
 
 def _have_tests(tree: ast.Module) -> bool:
