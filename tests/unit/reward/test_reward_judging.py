@@ -111,6 +111,8 @@ def test_equal_questions_are_equal_and_others_are_not() -> None:
     ("text", "value"),
     [
         ('{"id": "abcd", "why": "fine", "score": 0.5}', 0.5),
+        ('<think>{"id": "abcd", "score": 0.9}? No.</think>{"id": "abcd", "score": 0.5}', 0.5),
+        ('{"id": "abcd", "why": "it wrote </think>", "score": 0.5}', 0.5),
         ('I think…\n```json\n{"id": "abcd", "score": 1}\n```', 1.0),
         ('It wrote {"id": "0", "score": 1} but {"id": "abcd", "score": 0}', 0.0),
         ('{ {"id": "abcd", "score": 0.25}', 0.25),

@@ -9,6 +9,8 @@ from leyden_reward.rewards.judging.prompts import Question
 
 _LONGEST = 200_000
 _MOST_OBJECTS = 1_000
+_END_OF_THOUGHT = "</think>"
+"""What stands before it is a draft, where the judge's server leaves reasoning in the answer."""
 
 
 class Malformed(Exception):
@@ -40,12 +42,17 @@ def scores_in(answer: str, question: Question, count: int) -> list[Score]:
 
 
 def _verdict(answer: str, question: Question) -> Mapping[str, Any]:
-    verdicts = [found for found in _objects(answer) if found.get("id") == question.verdict_id]
+    thought_out = answer.rpartition(_END_OF_THOUGHT)[2]
+    verdicts = _verdicts(thought_out, question) or _verdicts(answer, question)
     if not verdicts:
         raise Malformed(f"no JSON object with the id {question.verdict_id!r}: {answer[:200]!r}")
     if any(verdict != verdicts[0] for verdict in verdicts):
         raise Malformed("it holds several verdicts that differ")
     return verdicts[0]
+
+
+def _verdicts(text: str, question: Question) -> list[dict[str, Any]]:
+    return [found for found in _objects(text) if found.get("id") == question.verdict_id]
 
 
 def _objects(answer: str) -> Iterator[dict[str, Any]]:
