@@ -24,8 +24,8 @@ class RegistryClient:
         """Register a Hugging Face folder as a version; the same folder and content twice is one version."""
         try:
             digest = verify_artifact(folder)
-        except IncompleteArtifact as error:
-            raise RegistryFailed(str(error)) from error
+        except (IncompleteArtifact, OSError) as error:
+            raise RegistryFailed(f"{folder} cannot be imported: {error}") from error
         body = {
             "version_id": str(cause_id("import", policy, folder.absolute(), digest)),
             "artifact": folder.absolute().as_uri(),
@@ -74,9 +74,14 @@ class RegistryClient:
             answer = httpx.request(method, self._url + path, json=body, timeout=self._timeout_s)
         except httpx.HTTPError as error:
             raise RegistryFailed(f"the registry at {self._url} did not answer: {error}") from error
+        except httpx.InvalidURL as error:
+            raise RegistryFailed(f"{self._url} is no URL of a registry: {error}") from error
         if answer.is_error:
             raise RegistryFailed(f"the registry refused {method} {path}: {_reason(answer)}")
-        content: dict[str, Any] = answer.json()
+        try:
+            content: dict[str, Any] = answer.json()
+        except ValueError:
+            raise RegistryFailed(f"what answers at {self._url} is no registry: it sent no JSON") from None
         return content
 
 
