@@ -14,8 +14,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import asyncpg
@@ -31,6 +32,9 @@ from structlog._config import BoundLoggerLazyProxy
 from leyden_local import postgres
 from leyden_local.ports import free_ports
 from leyden_platform.settings import DatabaseSettings, KafkaSettings
+
+if TYPE_CHECKING:
+    from learner_harness import World
 
 # A busy machine makes examples slow to draw and to run; that says nothing about the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -137,3 +141,13 @@ def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     for name, value in environment(s3_endpoint).items():
         monkeypatch.setenv(name, value)
     return make_bucket(s3_endpoint)
+
+
+@pytest.fixture
+async def make_world(
+    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
+) -> "Callable[[], World]":
+    """Worlds of a test of the real learner."""
+    from learner_harness import worlds  # imports torch, which other suites need not wait for
+
+    return await worlds(kafka, database, tmp_path)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx
 import pytest
 import torch
-from learner_harness import BATCH, DEADLINE_S, World, running, train, until, worlds
+from learner_harness import BATCH, DEADLINE_S, World, running, train, until
 from test_inference_swap import check_logprobs
 from transformers import AutoModelForCausalLM
 
@@ -26,7 +26,7 @@ from leyden_platform.database import Order, OutboxRelay, create_engine, migrate
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
 from leyden_platform.service import run_components
-from leyden_platform.settings import DatabaseSettings, KafkaSettings, OpsSettings
+from leyden_platform.settings import DatabaseSettings, OpsSettings
 from leyden_registry.api import registry_app
 from leyden_registry.inspection import ArtifactInspector
 from leyden_registry.registry import Registry
@@ -73,14 +73,6 @@ class Loop:
     async def folder(self, version: int) -> Path:
         """Where a version lies."""
         return Path((await self.versions())[version]["artifact"].removeprefix("file://"))
-
-
-@pytest.fixture
-async def make_world(
-    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
-) -> Callable[[], World]:
-    """Worlds of this test."""
-    return await worlds(kafka, database, tmp_path)
 
 
 @asynccontextmanager

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
-from learner_harness import BATCH, DEADLINE_S, World, running, until, worlds
+from learner_harness import BATCH, DEADLINE_S, World, running, until
 from safetensors.torch import load_file
 from torch import equal
 
@@ -26,7 +26,6 @@ from leyden_local.ports import free_ports
 from leyden_platform.artifacts import TRAINER_STATE
 from leyden_platform.database import create_engine, transaction
 from leyden_platform.http import HttpServer
-from leyden_platform.settings import DatabaseSettings, KafkaSettings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(300)]
 
@@ -113,14 +112,6 @@ class Nursery:
         assert self._process.stdout
         async with asyncio.timeout(DEADLINE_S):
             return int(await self._process.stdout.readline())
-
-
-@pytest.fixture
-async def make_world(
-    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
-) -> Callable[[], World]:
-    """Worlds of this test."""
-    return await worlds(kafka, database, tmp_path)
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from learner_harness import BATCH, DEADLINE_S, World, running, train, until, worlds
+from learner_harness import BATCH, DEADLINE_S, World, running, train, until
 from safetensors.torch import load_file
 from torch import Tensor, equal
 
@@ -23,18 +23,9 @@ from leyden_learner.versions import ArtifactChanged
 from leyden_local.ports import free_ports
 from leyden_platform.http import HttpServer
 from leyden_platform.messaging import KafkaPublisher, ensure_topics
-from leyden_platform.settings import DatabaseSettings, KafkaSettings
 from leyden_schemas import Topic, Topics
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
-
-
-@pytest.fixture
-async def make_world(
-    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
-) -> Callable[[], World]:
-    """Worlds of this test."""
-    return await worlds(kafka, database, tmp_path)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from learner_harness import BATCH, World, running, train, until
 from object_store import Bucket, silent_server
 from safetensors.torch import load_file
 from sqlalchemy.ext.asyncio import AsyncEngine
-from test_learner_loop import make_world, same, weights
+from test_learner_loop import same, weights
 
 from leyden_learner.app import build_learner
 from leyden_learner.learner import Learner
@@ -27,8 +27,6 @@ from leyden_registry.registry import Registry
 from leyden_registry.tables import SCHEMA
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
-
-__all__ = ["make_world"]
 
 
 class Remote:

@@ -14,24 +14,15 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from learner_harness import BATCH, DEADLINE_S, World, running, until, worlds
+from learner_harness import BATCH, DEADLINE_S, World, running, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from leyden_learner.app import build_learner
 from leyden_learner.testing import make_sample
 from leyden_local.ports import free_ports
-from leyden_platform.settings import DatabaseSettings, KafkaSettings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres]
 TEN_MINUTES_S = 600.0
-
-
-@pytest.fixture
-async def make_world(
-    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
-) -> Callable[[], World]:
-    """Worlds of this test."""
-    return await worlds(kafka, database, tmp_path)
 
 
 @pytest.fixture

@@ -6,27 +6,17 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 
 import psutil
 import pytest
-from learner_harness import BATCH, DEADLINE_S, World, train, worlds
+from learner_harness import BATCH, DEADLINE_S, World, train
 from safetensors.torch import load_file
 from torch import allclose
 
 from leyden_local.ports import free_ports
 from leyden_platform.http import HttpServer
-from leyden_platform.settings import DatabaseSettings, KafkaSettings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.postgres, pytest.mark.timeout(400)]
-
-
-@pytest.fixture
-async def make_world(
-    kafka: KafkaSettings, postgres_url: str, database: DatabaseSettings, tmp_path: Path
-) -> Callable[[], World]:
-    """Worlds of this test."""
-    return await worlds(kafka, database, tmp_path)
 
 
 @asynccontextmanager
