@@ -39,13 +39,13 @@ def problems(error: ValidationError | SettingsError, *settings_types: type[BaseS
 
 
 def unread(settings_type: type[BaseSettings]) -> list[str]:
-    """Variables of the environment that have the settings' own prefix and that none of them reads."""
+    """Variables of the environment that have a prefix of these settings and that none of them reads."""
     names = {name for group in groups(settings_type) for name in _names(group)}
-    prefix = _prefix(settings_type)
+    prefixes = tuple(prefix for group in groups(settings_type) if (prefix := _prefix(group)))
     return sorted(
         name
         for name in os.environ.keys() - names - CLIENTS
-        if prefix and name.startswith(prefix) and name.partition("__")[0] not in names
+        if name.startswith(prefixes) and name.partition("__")[0] not in names
     )
 
 

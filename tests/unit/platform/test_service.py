@@ -217,8 +217,12 @@ def test_a_refused_url_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_variables_that_nobody_reads_are_named(composed: pytest.MonkeyPatch) -> None:
     for variable in ("NAMES", "ENGINE__MODE", "KAFKA__BOOTSTRAP", "NAME", "ENGIN__MODE"):
         composed.setenv(f"LEYDEN_COMPOSED_{variable}", "[]")
-    assert unread(Composed) == ["LEYDEN_COMPOSED_ENGIN__MODE", "LEYDEN_COMPOSED_NAME"]
-    assert unread(ServiceSettings) == []
+    composed.setenv("LEYDEN_KAFKA_BOOTSTRAPS", "kafka:9092")
+    assert unread(Composed) == [
+        "LEYDEN_COMPOSED_ENGIN__MODE",
+        "LEYDEN_COMPOSED_NAME",
+        "LEYDEN_KAFKA_BOOTSTRAPS",
+    ]
 
 
 def test_an_authority_that_cannot_be_read_is_named(tmp_path: Path) -> None:
