@@ -18,7 +18,7 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 .PHONY: help install demo test test-clients test-verl test-vllm test-smollm2 check format contracts dashboards bench-gateway bench-credit bench-streams bench-learner bench-inference clean
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Leyden needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
