@@ -61,7 +61,7 @@ def test_a_whole_message(stack: Stack, replica: ScriptedReplica, anthropic: Clie
     assert answer["usage"]["input_tokens"] == len(record.prompt_token_ids)
     assert answer["usage"]["output_tokens"] == len(turn.tokens())
     assert not leaks(answer)
-    assert (record.agent, record.response) == ("solver", answer)
+    assert (record.agent, record.user, record.response) == ("solver", "u-1", answer)
     assert record.request == {**asked, "temperature": 0.1}
     assert record.sampling.overridden == {"temperature": 0.1}
     seen = replica.seen[0].request

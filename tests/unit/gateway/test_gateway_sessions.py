@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from leyden_gateway.attribution.body import session_of
+from leyden_gateway.attribution.body import session_of, user_of
 from leyden_gateway.attribution.context import baggage, named_by_baggage, named_by_headers, trace_id
 from leyden_gateway.attribution.named import NOTHING, Named, agent_or_none, session_or_none
 from leyden_gateway.attribution.paths import parse_path
@@ -160,6 +160,19 @@ def test_trace_ids(raw: bytes, found: str | None) -> None:
 )
 def test_bodies(request_: dict[str, object], session: str | None) -> None:
     assert session_of(request_) == session
+
+
+@pytest.mark.parametrize(
+    ("request_", "user"),
+    [
+        ({"user": "u", "metadata": {"user_id": "m"}}, "u"),
+        ({"metadata": {"user_id": "m"}}, "m"),
+        ({"metadata": "m"}, None),
+        ({}, None),
+    ],
+)
+def test_the_end_user(request_: dict[str, object], user: str | None) -> None:
+    assert user_of(request_) == user
 
 
 @given(st.text())

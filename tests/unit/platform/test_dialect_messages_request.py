@@ -82,6 +82,71 @@ def test_text_blocks_of_the_assistant_are_one_text() -> None:
     assert turns(*HELLO, said, *HELLO)[1] == {"role": "assistant", "content": "12 is a dozen"}
 
 
+def test_turns_of_one_role_in_a_row_are_one_turn() -> None:
+    asked = [
+        {"role": "user", "content": "one"},
+        {"role": "user", "content": [text("two")]},
+        {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},
+        {"role": "assistant", "content": "12 is "},
+        {"role": "assistant", "content": [text("a dozen"), use("a", "add", x=1)]},
+        {"role": "assistant", "content": [use("b", "add", x=2)]},
+        {"role": "user", "content": [result("a", content="1"), text("three")]},
+        {"role": "user", "content": [result("b", content="2")]},
+        {"role": "user", "content": "four"},
+    ]
+    first, said, *rest = turns(*asked)
+    assert first == {"role": "user", "content": "one\ntwo"}
+    assert (said["content"], said["reasoning"]) == ("12 is a dozen", "hm")
+    assert [call["id"] for call in said["tool_calls"]] == ["a", "b"]
+    assert rest == [
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+        {"role": "user", "content": "three\nfour"},
+    ]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PIXEL}"}}
+
+
+@pytest.mark.parametrize(
+    ("block", "content"),
+    [
+        (
+            {
+                "type": "document",
+                "source": {"type": "text", "media_type": "text/plain", "data": "12 eggs"},
+                "title": "The box",
+                "context": "From the shop",
+                "citations": {"enabled": True},
+            },
+            "The box\nFrom the shop\n12 eggs",
+        ),
+        ({"type": "document", "source": {"type": "content", "content": "12 eggs"}, "title": None}, "12 eggs"),
+        (
+            {
+                "type": "document",
+                "source": {"type": "content", "content": [text("see"), {"type": "image", "source": BASE64}]},
+            },
+            [text("see"), IMAGE],
+        ),
+        (
+            {
+                "type": "search_result",
+                "title": "Eggs",
+                "source": "https://example.org",
+                "content": [text("12"), text("a box")],
+            },
+            "Eggs\nhttps://example.org\n12\na box",
+        ),
+    ],
+)
+def test_documents_of_text(block: JsonObject, content: Any) -> None:
+    assert turns({"role": "user", "content": [block]}) == [{"role": "user", "content": content}]
+    assert turns({"role": "user", "content": [result("a", content=[block])]}) == [
+        {"role": "tool", "tool_call_id": "a", "content": content}
+    ]
+
+
 def test_images() -> None:
     content = [
         text("what are these?"),
@@ -258,6 +323,8 @@ def test_a_choice_without_tools(tools: list[JsonObject] | None) -> None:
         ),
         ({"seed": 3, "min_p": 0.1, "x_mine": {"a": [1]}}, {"seed": 3, "min_p": 0.1, "x_mine": {"a": [1]}}),
         ({"cache_control": {"type": "ephemeral"}, "service_tier": "auto"}, {}),
+        ({"billing_policy": {}, "fallbacks": "default", "fallback_credit_token": "t"}, {}),
+        ({"mcp_servers": [], "container": None, "compaction": None}, {}),
         ({"output_config": {"effort": "low"}}, {"reasoning_effort": "low"}),
         ({"output_config": {"effort": "max"}}, {"reasoning_effort": "high"}),
         ({"tools": [], "tool_choice": None, "thinking": None, "metadata": None}, {}),
@@ -329,8 +396,20 @@ for _ in range(100_000):
         ({"messages": user("hello")}, "messages[2].content[0]"),
         ({"messages": user({"type": "text"})}, "messages[2].content[0].text"),
         ({"messages": user({"text": "hello"})}, "messages[2].content[0].type"),
-        ({"messages": user(text("see"), {"type": "document", "source": {}})}, "messages[2].content[1].type"),
-        ({"messages": user({"type": "search_result"})}, "messages[2].content[0].type"),
+        ({"messages": user(text("see"), {"type": "container_upload"})}, "messages[2].content[1].type"),
+        (
+            {"messages": user(text("see"), {"type": "document", "source": BASE64})},
+            "messages[2].content[1].source",
+        ),
+        (
+            {"messages": user({"type": "document", "source": {"type": "content", "content": [NESTED]}})},
+            "messages[2].content[0].source.content[0].type",
+        ),
+        ({"messages": user({"type": "search_result"})}, "messages[2].content[0].content"),
+        (
+            {"messages": [*HELLO, {"role": "user", "content": "see"}, {"role": "user", "content": 7}]},
+            "messages[2].content",
+        ),
         ({"messages": user(use("a", "add"))}, "messages[2].content[0].type"),
         ({"messages": user({"type": "image"})}, "messages[2].content[0].source"),
         (
@@ -344,7 +423,7 @@ for _ in range(100_000):
         ({"messages": user({"type": "tool_result"})}, "messages[2].content[0].tool_use_id"),
         ({"messages": user(result("a", content=7))}, "messages[2].content[0].content"),
         (
-            {"messages": user(result("a", content=[text("see"), {"type": "document"}]))},
+            {"messages": user(result("a", content=[text("see"), {"type": "tool_reference"}]))},
             "messages[2].content[0].content[1].type",
         ),
         ({"messages": assistant(result("a", content="3"))}, "messages[1].content[0].type"),
@@ -355,6 +434,10 @@ for _ in range(100_000):
         ({"messages": assistant(use("a", "add") | {"input": NESTED})}, "messages[1].content[0].input"),
         ({"messages": assistant(use("a", "add") | {"id": None})}, "messages[1].content[0].id"),
         ({"messages": assistant(use("a", "add") | {"name": 7})}, "messages[1].content[0].name"),
+        ({"mcp_servers": [{"type": "url", "url": "https://example.org", "name": "m"}]}, "mcp_servers"),
+        ({"container": "container_1"}, "container"),
+        ({"compaction": {"type": "compaction"}}, "compaction"),
+        ({"n": 2}, "n"),
         ({"system": 7}, "system"),
         ({"system": [{"type": "image", "source": BASE64}]}, "system[0].type"),
         ({"system": [{"type": "text"}]}, "system[0].text"),

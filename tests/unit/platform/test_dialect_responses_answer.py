@@ -51,6 +51,16 @@ def logprob(token: str, value: float, *top: JsonObject) -> JsonObject:
     return {"token": token, "logprob": value, "bytes": list(token.encode()), "top_logprobs": list(top)}
 
 
+def test_calls_of_one_id_stay_apart() -> None:
+    calls = [chat_call("call_0", "clock", '{"a":1}'), chat_call("call_0", "bell", '{"b":2}')]
+    output = response(answer({"content": None, "tool_calls": calls}, "tool_calls"))["output"]
+    assert [(item["name"], item["arguments"]) for item in output] == [
+        ("clock", '{"a":1}'),
+        ("bell", '{"b":2}'),
+    ]
+    assert len({item["id"] for item in output}) == 2
+
+
 def test_a_text() -> None:
     assert response(answer({"content": "Hello"})) == {
         "id": "resp_77",

@@ -75,7 +75,8 @@ def test_the_parameters() -> None:
     }
     renamed = {"max_output_tokens": 64, "reasoning": {"effort": "low", "summary": "auto"}}
     dropped = {"store": True, "truncation": "auto", "max_tool_calls": 3, "include": [], "background": False}
-    assert chat(**sent, **renamed, **dropped, previous_response_id=None) == {
+    newer = {"access_programs": {}, "background_options": {}, "context_management": [{}], "image": {}}
+    assert chat(**sent, **renamed, **dropped, **newer, previous_response_id=None) == {
         "model": "policy",
         "messages": [{"role": "user", "content": "hi"}],
         **sent,

@@ -25,10 +25,27 @@ _TRANSLATED = frozenset(
 )
 
 _WITHOUT_EFFECT = frozenset(
-    {"cache_control", "context_management", "diagnostics", "inference_geo", "service_tier", "speed"}
+    {
+        "billing_policy",
+        "cache_control",
+        "context_management",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
+        "inference_geo",
+        "service_tier",
+        "speed",
+    }
 )
 """Fields of the protocol about billing, placement and caching, which change no answer: left out, because a
 strict server would refuse the call for them."""
+
+_REFUSED = {
+    "compaction": "conversations are not summarised here: ask for the summary in messages",
+    "container": "no code runs here: let the agent run it, as a tool with an input_schema",
+    "mcp_servers": "MCP servers are not called from here: let the agent call them, their tools in `tools`",
+}
+"""Fields without which the answer would be another one than was asked for, and what to do instead."""
 
 _TOOL_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -45,8 +62,11 @@ def to_chat(request: JsonObject) -> JsonObject:
     not sample.
     """
     _refuse_thread(request)
+    _refuse(request)
     passed = {
-        key: value for key, value in request.items() if key not in _TRANSLATED and key not in _WITHOUT_EFFECT
+        key: value
+        for key, value in request.items()
+        if not (key in _TRANSLATED or key in _WITHOUT_EFFECT or key in _REFUSED)
     }
     chat: JsonObject = {
         **passed,
@@ -66,6 +86,14 @@ def _refuse_thread(request: JsonObject) -> None:
             "thread",
             code="thread_unsupported_request",
         )
+
+
+def _refuse(request: JsonObject) -> None:
+    for name, remedy in _REFUSED.items():
+        if request.get(name):
+            raise UnsupportedRequest(f"{name} is not supported: {remedy}", name)
+    if request.get("n") not in (None, 1):
+        raise UnsupportedRequest("n must be 1: a Message is one answer, so make n requests", "n")
 
 
 def _max_tokens(request: JsonObject) -> int:

@@ -29,11 +29,20 @@ def from_chat(answer: JsonObject, request: JsonObject, *, response_id: str, crea
 
 def _as_delta(choice: JsonObject, with_logprobs: bool) -> JsonObject:
     """A whole choice as a partial one, its log-probabilities narrowed from all tokens to the text's."""
-    message, logprobs = choice.get("message"), choice.get("logprobs")
+    message, logprobs = _numbered(choice.get("message")), choice.get("logprobs")
     if not with_logprobs or not isinstance(message, dict) or not isinstance(logprobs, dict):
         return {**choice, "delta": message}
     content = _spelling(logprobs.get("content"), message.get("content"))
     return {**choice, "delta": message, "logprobs": {"content": content}}
+
+
+def _numbered(message: object) -> object:
+    """A whole message's calls told apart by their place: servers may give several the same id."""
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(calls, list):
+        return message
+    numbered = [{**call, "index": at} for at, call in enumerate(calls) if isinstance(call, dict)]
+    return {**message, "tool_calls": numbered}
 
 
 def _spelling(tokens: object, text: object) -> object:

@@ -22,6 +22,10 @@ _REFUSED = {
 }
 _TRANSLATED = frozenset(
     {
+        "access_programs",
+        "background_options",
+        "context_management",
+        "image",
         "include",
         "input",
         "instructions",

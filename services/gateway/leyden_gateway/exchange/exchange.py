@@ -12,6 +12,7 @@ from time import perf_counter
 import msgspec
 
 from leyden_gateway import metrics
+from leyden_gateway.attribution.body import user_of
 from leyden_gateway.attribution.gatekeeper import Gatekeeper
 from leyden_gateway.control.pause import Pause
 from leyden_gateway.control.sizes import check_messages
@@ -151,7 +152,7 @@ class Exchange:
             raise InvalidRequest(f"the request: {error}") from None
         check_messages(call.request, self._tools.settings.control.max_messages)
         named = {name: value(call.request, name) for name in _NAMING if name in call.request}
-        call.user = _text(named.get("user"))
+        call.user = _text(user_of(named))
         call.attribution = self._tools.gatekeeper.refine(call.attribution, named)
         call.retry_of = self._tools.retries.link(
             call.attribution, self._caller.headers, body, call.completion_id
