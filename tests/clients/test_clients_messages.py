@@ -212,6 +212,22 @@ def test_images_and_parameters_pass(stack: Stack, replica: ScriptedReplica, anth
     assert (seen["stop"], seen["temperature"], seen["top_k"], seen["seed"]) == (["Observation:"], 0.3, 5, 7)
 
 
+def test_documents_and_turns_in_a_row(
+    stack: Stack, replica: ScriptedReplica, anthropic: ClientProgram
+) -> None:
+    source = {"type": "text", "media_type": "text/plain", "data": "A dozen is 12."}
+    told = [
+        {"role": "user", "content": [{"type": "document", "source": source, "title": "Numbers"}]},
+        {"role": "user", "content": "How many are two dozen?"},
+    ]
+    caller = stack.caller()
+    anthropic.run("message", api=caller.anthropic, **{**HELLO, "messages": told})
+    (record,) = agreed(stack, caller, replica, replica.turns[0], protocol=Protocol.MESSAGES)
+    assert record.request["messages"] == told
+    said = "Numbers\nA dozen is 12.\nHow many are two dozen?"
+    assert replica.seen[0].request["messages"] == [{"role": "user", "content": said}]
+
+
 @pytest.mark.parametrize("case", ["message", "stream_helper"])
 def test_an_answer_that_was_cut_off(
     stack: Stack, replica: ScriptedReplica, anthropic: ClientProgram, case: str

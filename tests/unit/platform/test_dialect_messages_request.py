@@ -83,7 +83,7 @@ def test_text_blocks_of_the_assistant_are_one_text() -> None:
 
 
 def test_turns_of_one_role_in_a_row_are_one_turn() -> None:
-    asked = [
+    asked: list[JsonObject] = [
         {"role": "user", "content": "one"},
         {"role": "user", "content": [text("two")]},
         {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "s"}]},

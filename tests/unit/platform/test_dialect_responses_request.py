@@ -75,8 +75,13 @@ def test_the_parameters() -> None:
     }
     renamed = {"max_output_tokens": 64, "reasoning": {"effort": "low", "summary": "auto"}}
     dropped = {"store": True, "truncation": "auto", "max_tool_calls": 3, "include": [], "background": False}
-    newer = {"access_programs": {}, "background_options": {}, "context_management": [{}], "image": {}}
-    assert chat(**sent, **renamed, **dropped, **newer, previous_response_id=None) == {
+    newer: JsonObject = {
+        "access_programs": {},
+        "background_options": {},
+        "context_management": [{}],
+        "image": {},
+    }
+    assert chat(**sent, **renamed, **dropped, **newer, image={}, previous_response_id=None) == {
         "model": "policy",
         "messages": [{"role": "user", "content": "hi"}],
         **sent,
