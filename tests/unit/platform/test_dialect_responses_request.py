@@ -81,7 +81,7 @@ def test_the_parameters() -> None:
         "context_management": [{}],
         "image": {},
     }
-    assert chat(**sent, **renamed, **dropped, **newer, image={}, previous_response_id=None) == {
+    assert chat(**sent, **renamed, **dropped, **newer, previous_response_id=None) == {
         "model": "policy",
         "messages": [{"role": "user", "content": "hi"}],
         **sent,
