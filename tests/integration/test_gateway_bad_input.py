@@ -18,7 +18,7 @@ from leyden_gateway.recording.settings import RecordingSettings
 from leyden_platform import one_write
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.tokens import RolloutClaims
-from leyden_schemas import CompletionRecorded, CompletionStatus
+from leyden_schemas import CompletionRecorded, CompletionStatus, Protocol
 
 pytestmark = [pytest.mark.kafka, pytest.mark.asyncio(loop_scope="module")]
 
@@ -266,6 +266,7 @@ async def assert_refusal_recorded(on: Stage, dialect: Dialect, answer: httpx.Res
     """The log has it as a session of its own, which is nobody's, when the caller hears of it."""
     messages = [record.message() for record in await on.gateway.log_now()]
     told = answer.headers["x-leyden-completion-id"]
+    assert answer.headers["request-id" if dialect.protocol is Protocol.MESSAGES else "x-request-id"] == told
     (record,) = [message for message in messages if str(message.completion_id) == told]
     assert isinstance(record, CompletionRecorded)
     assert (record.status, record.untrainable) == (CompletionStatus.ERROR, reason)

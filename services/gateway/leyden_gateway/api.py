@@ -151,4 +151,5 @@ class Front:
 async def _refuse(caller: Caller, dialect: Dialect, error: ApiError) -> None:
     metrics.REFUSED.labels(error.reason).inc()
     metrics.answered(dialect.protocol, streamed=False, status=error.status)
-    await caller.reply(error.status, {**JSON, **error.headers()}, dialect.error(error))
+    known = {dialect.request_id: str(error.completion_id)} if error.completion_id else {}
+    await caller.reply(error.status, {**JSON, **known, **error.headers()}, dialect.error(error))
