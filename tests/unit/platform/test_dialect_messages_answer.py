@@ -83,6 +83,15 @@ CALLED = {"tool_calls": [call("a", "now", "{}")]}
         (answer({"content": "hi"}, "stop", stop_reason=None), ("end_turn", None)),
         (answer({"content": "hi"}, "stop", stop_reason=151645), ("end_turn", None)),
         (answer({"content": "hi"}, "stop", stop_reason="END"), ("stop_sequence", "END")),
+        (
+            answer({"tool_calls": [call("a", "f", '{"x": 1}')]}, "tool_calls", stop_reason="END"),
+            ("tool_use", None),
+        ),
+        (
+            answer({"tool_calls": [call("a", "f", '{"x": ')]}, "tool_calls", stop_reason="END"),
+            ("stop_sequence", "END"),
+        ),
+        (answer({"tool_calls": [call("a", "f", '{"x": ')]}, "tool_calls"), ("tool_use", None)),
         (answer({"content": "hi"}, "length"), ("max_tokens", None)),
         (answer(CALLED, "length"), ("max_tokens", None)),
         (answer(CALLED, "tool_calls"), ("tool_use", None)),

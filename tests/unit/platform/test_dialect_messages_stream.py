@@ -213,6 +213,13 @@ def test_text_after_a_call_is_another_block() -> None:
     ]
 
 
+def test_a_call_that_a_stop_sequence_cut_is_not_to_be_run() -> None:
+    events = stream()
+    events.chunk(chunk(part(0, '{"x": ', id="a", name="f")))
+    events.chunk(chunk(finish="tool_calls", stop_reason="END"))
+    assert events.end() == [stop(0), *ending("stop_sequence", "END")]
+
+
 def test_a_stop_sequence() -> None:
     events = stream()
     events.chunk(chunk({"content": "hi"}))

@@ -1,8 +1,9 @@
 """From a chat completion to a Message: content blocks, why it stopped, and what it cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from leyden_platform.dialects.messages_arguments import tool_input
+from leyden_platform.dialects.messages_arguments import json_object, tool_input
 from leyden_schemas import JsonObject
 
 SIGNATURE = "unsigned"
@@ -21,7 +22,7 @@ def from_chat(answer: JsonObject, request: JsonObject, *, message_id: str) -> Js
     stop_reason, stop_sequence = stopped(
         choice.get("finish_reason"),
         choice.get("stop_reason"),
-        called=any(block["type"] == "tool_use" for block in content),
+        calls=[_text(function.get("arguments")) for _index, _call, function in calls_of(said)],
         refused=is_refusal(said),
     )
     return {
@@ -99,20 +100,21 @@ def call_id(call: JsonObject, index: int, message_id: str) -> str:
     return _text(call.get("id")) or f"toolu_{index}_{message_id}"
 
 
-def stopped(finish: Any, matched: Any, *, called: bool, refused: bool) -> tuple[str, str | None]:
+def stopped(finish: Any, matched: Any, *, calls: Sequence[str], refused: bool) -> tuple[str, str | None]:
     """Stop reason and stop sequence, from ``finish_reason`` and, in vLLM's ``stop_reason``, the match.
 
-    Calls count for more than the finish reason ``stop``, which is what a forced call ends with.
+    ``calls`` are the arguments of each call. Calls count for more than the finish reason ``stop``, which is
+    what a forced call ends with, unless a stop sequence cut one short: agents would run it.
     """
+    sequence = matched if isinstance(matched, str) else None
+    cut = sequence is not None and any(json_object(arguments) is None for arguments in calls)
     if finish == "length":
         return "max_tokens", None
     if refused or finish == "content_filter":
         return "refusal", None
-    if called:
+    if calls and not cut:
         return "tool_use", None
-    if isinstance(matched, str):
-        return "stop_sequence", matched
-    return "end_turn", None
+    return ("end_turn", None) if sequence is None else ("stop_sequence", sequence)
 
 
 def usage_of(usage: Any) -> JsonObject:

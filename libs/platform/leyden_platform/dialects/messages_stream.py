@@ -104,8 +104,8 @@ class MessagesStream:
     def end(self) -> list[JsonObject]:
         """The events that end the Message. Call it once, after the last chunk."""
         events = self._start({}) + self._flow(last=True)
-        called = any(block.kind == "tool_use" for block in self._blocks)
-        self._stop = answers.stopped(self._finish, self._matched, called=called, refused=self._refused)
+        calls = ["".join(block.sent) for block in self._blocks if block.kind == "tool_use"]
+        self._stop = answers.stopped(self._finish, self._matched, calls=calls, refused=self._refused)
         delta = {"stop_reason": self._stop[0], "stop_sequence": self._stop[1]}
         usage = answers.usage_of(self._usage)
         return [
