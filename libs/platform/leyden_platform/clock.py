@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
+from uuid import UUID
 
 _LAST_MS = 32_503_680_000_000
 """The year 3000."""
@@ -13,6 +14,11 @@ def moment(millis: int) -> datetime:
     Ids and records carry times that anybody may claim, and a calendar has an end.
     """
     return datetime.fromtimestamp(min(max(millis, 0), _LAST_MS) / 1000, UTC)
+
+
+def born_at(identity: UUID) -> datetime:
+    """The time in a UUIDv7: milliseconds since 1970 in its first 48 bits (RFC 9562, 5.7)."""
+    return moment(identity.int >> 80)
 
 
 class Clock(Protocol):

@@ -3,7 +3,7 @@
 Import the names from here; the modules are split by who writes the message.
 """
 
-from leyden_schemas.base import BASE_QUEUE, JsonObject, Message, Topic
+from leyden_schemas.base import BASE_QUEUE, QUEUE_NAME, JsonObject, Message, Topic, writable
 from leyden_schemas.codec import MalformedMessage, decode, encode
 from leyden_schemas.deadletters import DeadLetter
 from leyden_schemas.deltas import CONVERSATION, UnknownBase, expand
@@ -32,6 +32,7 @@ from leyden_schemas.trajectories import RewardTerm, Step, Trajectory, Trajectory
 __all__ = [
     "BASE_QUEUE",
     "CONVERSATION",
+    "QUEUE_NAME",
     "AliasMoved",
     "CompletionRecorded",
     "CompletionStatus",
@@ -77,4 +78,5 @@ __all__ = [
     "parse_policy_ref",
     "policy_at",
     "policy_ref",
+    "writable",
 ]

@@ -24,6 +24,15 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9]
 
 BASE_QUEUE = "default"
 """The queue of ``leyden.tasks.v1`` itself; ``leyden.tasks.v1.<queue>`` is another's."""
+QUEUE_NAME = "[A-Za-z0-9._-]{1,200}"
+"""A regular expression: what Kafka takes as the end of a topic's name."""
+
+
+def writable(text: str) -> str:
+    """The text with question marks for lone surrogates, which no message can hold: whatever an agent wrote
+    as JSON or raised in its code may have them.
+    """
+    return text.encode(errors="replace").decode()
 
 
 @dataclass(frozen=True, slots=True)

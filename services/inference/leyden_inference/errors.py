@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from leyden_schemas import writable
+
 
 class InferenceError(Exception):
     """Base of this package's errors."""
@@ -36,8 +38,7 @@ class RequestRefused(InferenceError):
 
     def body(self) -> dict[str, Any]:
         """The OpenAI error object."""
-        message = str(self).encode(errors="replace").decode()
-        error = {"message": message, "type": self.kind, "param": self.param, "code": self.code}
+        error = {"message": writable(str(self)), "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from leyden_reward.blame import excuse
-from leyden_reward.closed import ClosedRollout, ClosedRollouts, born_at
+from leyden_reward.closed import ClosedRollout, ClosedRollouts, birth
 from leyden_reward.decisions import (
     Closed,
     Decision,
@@ -266,7 +266,7 @@ class Assembly:
     def _look_back(self, event: SignalRecorded, now: datetime) -> datetime:
         """The time before which nothing need be read: as far as a session can reach before a completion."""
         furthest = now - self._horizon
-        born = born_at(event.completion_id) if event.completion_id else None
+        born = birth(event.completion_id) if event.completion_id else None
         return furthest if born is None else max(furthest, born - self.rules.reach)
 
     # -- ends

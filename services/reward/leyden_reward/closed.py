@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from leyden_platform.clock import moment
+from leyden_platform.clock import born_at
 from leyden_reward.decisions import Closed, Drop, Dropped
 from leyden_reward.open_rollout import OpenRollout
 from leyden_schemas import (
@@ -85,7 +85,7 @@ class ClosedRollouts:
         parts = self._parts.get(event.rollout_id)
         if not parts:
             return None
-        born = None if event.completion_id is None else born_at(event.completion_id)
+        born = None if event.completion_id is None else birth(event.completion_id)
         if born is None:
             return parts[-1].offset
         about = next((part for part in parts if part.at >= born), None)
@@ -132,6 +132,6 @@ class ClosedRollouts:
         return next(made, Dropped(Drop.UNKNOWN_COMPLETION))
 
 
-def born_at(identity: UUID) -> datetime | None:
-    """The time in a UUIDv7: milliseconds since 1970 in its first 48 bits (RFC 9562, 5.7); else None."""
-    return moment(identity.int >> 80) if identity.version == 7 else None
+def birth(identity: UUID) -> datetime | None:
+    """When a thing came to be, if its id is one that says so."""
+    return born_at(identity) if identity.version == 7 else None

@@ -12,8 +12,8 @@ from leyden_reward.beside import beside, is_long
 from leyden_reward.decisions import Closed
 from leyden_reward.feedback import REWARD, SCALES, FeedbackReward, Scale
 from leyden_reward.rewards.grading import Grader, Grades
-from leyden_reward.rewards.verdict import Graded, Refused, Verdict, writable
-from leyden_schemas import Outcome, RewardTerm, Trajectory, TrajectoryStatus
+from leyden_reward.rewards.verdict import Graded, Refused, Verdict
+from leyden_schemas import Outcome, RewardTerm, Trajectory, TrajectoryStatus, writable
 
 log = structlog.get_logger(__name__)
 

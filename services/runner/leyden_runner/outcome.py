@@ -95,11 +95,6 @@ def returned(output: Any) -> Returned | Unusable:
         return Unusable(f"the agent's output cannot be sent on: {error}")
 
 
-def writable(text: str) -> str:
-    """The text with question marks for half characters, which no message can hold."""
-    return text.encode(errors="replace").decode()
-
-
 Ending = Returned | Raised | Exited | Killed | Unusable | OutOfTime | NotExecuted
 
 

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from leyden_platform.settings import CatalogueSettings, DatabaseSettings, ServiceSettings
 from leyden_platform.tokens import TokenSettings
-from leyden_schemas import BASE_QUEUE, Topic, Topics
+from leyden_schemas import BASE_QUEUE, QUEUE_NAME, Topic, Topics
 
 _ENVELOPE_BYTES = 64 * 1024
 
@@ -61,7 +61,7 @@ class RunnerSettings(ServiceSettings):
         default=HttpUrl("http://localhost:8000"), description="Where agents reach the gateway."
     )
     concurrency: int = Field(default=16, ge=1, le=4096, description="Rollouts executed at once.")
-    queues: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")]] = Field(
+    queues: list[Annotated[str, Field(pattern=f"^{QUEUE_NAME}$")]] = Field(
         default_factory=lambda: [BASE_QUEUE],
         min_length=1,
         description='Queues to serve as JSON; "default" is leyden.tasks.v1, "gpu" is leyden.tasks.v1.gpu.',

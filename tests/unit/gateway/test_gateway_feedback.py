@@ -29,11 +29,11 @@ from leyden_gateway.errors import (
     ScopeMissing,
 )
 from leyden_gateway.exchange.caller import Caller
-from leyden_gateway.feedback.completions import Completions, Origin, RecentCompletions, born_at
+from leyden_gateway.feedback.completions import Completions, Origin, RecentCompletions
 from leyden_gateway.feedback.desk import Desk
 from leyden_gateway.feedback.items import MAX_TEXT, parse_items
 from leyden_gateway.recording.redaction import Redaction
-from leyden_platform.clock import ManualClock
+from leyden_platform.clock import ManualClock, born_at
 from leyden_platform.messaging import MemoryPublisher, PublishFailed
 from leyden_platform.settings import KafkaSettings
 from leyden_platform.tokens import RolloutClaims, TokenSettings, mint

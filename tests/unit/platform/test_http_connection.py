@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+from routing_fakes import until
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from leyden_platform import one_write
@@ -49,9 +50,7 @@ async def server(app: ASGIApp = size_of_body, silence_s: int = 75) -> AsyncItera
     stop = asyncio.Event()
     serving = asyncio.create_task(running.run(stop))
     try:
-        async with asyncio.timeout(10):
-            while running.not_ready():  # noqa: ASYNC110 - it has no event
-                await asyncio.sleep(0.01)
+        await until(lambda: running.not_ready() is None, timeout_s=10)
         yield running
     finally:
         stop.set()
@@ -59,12 +58,10 @@ async def server(app: ASGIApp = size_of_body, silence_s: int = 75) -> AsyncItera
 
 
 async def nobody_is_connected(running: HttpServer) -> None:
-    async with asyncio.timeout(10):
-        while running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.01)
+    await until(lambda: not running._server.server_state.connections, timeout_s=10)
 
 
-async def sent(to: HttpServer, *pieces: bytes, until: Callable[[bytes], bool] = lambda _: False) -> bytes:
+async def sent(to: HttpServer, *pieces: bytes, enough: Callable[[bytes], bool] = lambda _: False) -> bytes:
     """What comes back for these writes, until the server closes or it is enough."""
     reader, writer = await asyncio.open_connection("127.0.0.1", to.port)
     answer = b""
@@ -74,7 +71,7 @@ async def sent(to: HttpServer, *pieces: bytes, until: Callable[[bytes], bool] = 
                 writer.write(piece)
                 await writer.drain()
                 await asyncio.sleep(0.01)
-            while not until(answer) and (data := await reader.read(65_536)):
+            while not enough(answer) and (data := await reader.read(65_536)):
                 answer += data
     except ConnectionError:
         pass  # what was not read before the server closed
@@ -116,7 +113,7 @@ async def test_an_upgrade_without_a_body() -> None:
 async def test_requests_one_after_another_on_one_connection() -> None:
     request = head(b"content-length: 3", b"") + b"abc"
     async with server() as running:
-        answer = await sent(running, request + request, request, until=lambda told: told.count(b"\n3") == 3)
+        answer = await sent(running, request + request, request, enough=lambda told: told.count(b"\n3") == 3)
         assert answer.count(b"HTTP/1.1 200") == 3
 
 
@@ -152,9 +149,7 @@ def deaf(to: HttpServer) -> socket.socket:
 async def test_a_caller_that_never_reads_is_hung_up_on() -> None:
     async with server(much) as running:
         with deaf(running):
-            async with asyncio.timeout(10):
-                while not running._server.server_state.connections:  # noqa: ASYNC110 - it has no event
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(running._server.server_state.connections), timeout_s=10)
             await nobody_is_connected(running)
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 Directory = Annotated[Path, typer.Option("--dir", file_okay=False, help="Folder of a local stack.")]
 DEFAULT_DIRECTORY = Path(".leyden")
-QUEUE = re.compile(r"[A-Za-z0-9._-]{1,200}")
 
 output = Console()
 errors = Console(stderr=True)
@@ -77,8 +76,10 @@ def no_stack(directory: Path, instead: str) -> Failed:
 
 def checked_queues(names: Sequence[str]) -> Sequence[str]:
     """Names that Kafka takes as the end of a topic's name."""
+    from leyden_schemas import QUEUE_NAME
+
     for name in names:
-        if not QUEUE.fullmatch(name):
+        if not re.fullmatch(QUEUE_NAME, name):
             raise typer.BadParameter(
                 f"{name!r}: a queue's name has letters, digits, '.', '_' and '-' only, 200 at most",
                 param_hint="--queue",

@@ -5,13 +5,13 @@ A completion's id says when it was born, so the log is searched around that time
 
 import asyncio
 from collections import OrderedDict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 from uuid import UUID
 
 from leyden_gateway import metrics
 from leyden_gateway.errors import CompletionNotFound
-from leyden_platform.clock import moment
+from leyden_platform.clock import born_at
 from leyden_platform.messaging import Record, Unavailable, read_stretch
 from leyden_platform.settings import KafkaSettings
 from leyden_schemas import CompletionRecorded, MalformedMessage, Topics
@@ -107,8 +107,3 @@ def _decoded(record: Record) -> object:
         return record.message()
     except MalformedMessage:
         return None
-
-
-def born_at(identity: UUID) -> datetime:
-    """The time in a UUIDv7: milliseconds since 1970 in its first 48 bits (RFC 9562, 5.7)."""
-    return moment(identity.int >> 80)

@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from numbers import Real
 
-from leyden_schemas import RewardTerm
+from leyden_schemas import RewardTerm, writable
 
 MAX_TERMS = 32
 MAX_FEEDBACK = 4_000
@@ -120,13 +120,6 @@ def _trimmed(term: RewardTerm) -> RewardTerm:
 
 def _name(name: str) -> str:
     return writable(name[:_LONGEST_NAME])
-
-
-def writable(text: str) -> str:
-    """The text with question marks for lone surrogates, which no message can hold: whatever an agent wrote
-    as JSON or raised in its code may have them.
-    """
-    return text.encode(errors="replace").decode()
 
 
 def shown(value: object) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from leyden_runner.executors.base import Bounds, Execution, died, supervise
 from leyden_runner.executors.launcher import Child, Exit, Launcher
-from leyden_runner.outcome import Ending, Failure, Raised, Unusable, returned, writable
-from leyden_schemas import Task
+from leyden_runner.outcome import Ending, Failure, Raised, Unusable, returned
+from leyden_schemas import Task, writable
 
 
 class CallableExecutor:
